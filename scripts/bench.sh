@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The speed lines of corqtt, both drivers, against mosquitto and the bare relay, interleaved on this machine.
+# The broker under test is pinned to CPU 0, the load generator to CPU 1: leave both alone while it runs.
+#
+#   scripts/bench.sh                  all lines (about half an hour)
+#   scripts/bench.sh --quick          runs of a second, three rounds
+#   scripts/bench.sh p2p-qos0 idle    only these lines (`corqtt-bench suite --list` names them)
+#   scripts/bench.sh two-shards       only two shards against one
+#   scripts/bench.sh --json=FILE      other flags of `corqtt-bench suite` pass through
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+PATH=$PATH:/usr/sbin
+if ! command -v mosquitto >/dev/null; then
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq --no-install-recommends mosquitto
+    # the package starts its service; only the binary is wanted
+    if [ -d /run/systemd/system ]; then
+        as_root systemctl disable --now --quiet mosquitto
+    else
+        as_root service mosquitto stop || true
+    fi
+fi
+# it prints its version with the usage, and then fails
+(mosquitto -h || true) | sed -n 1p
+
+cargo build --release --quiet --package corqtt --package corqtt-bench
+release=${CARGO_TARGET_DIR:-target}/release
+
+port=21883
+while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+chmod 755 "$dir" # mosquitto gives up root before it reads on
+cat >"$dir/mosquitto.conf" <<CONF
+listener $port 127.0.0.1
+allow_anonymous true
+persistence false
+max_inflight_messages 0
+max_queued_messages 0
+set_tcp_nodelay true
+log_type none
+CONF
+
+corqtt="$release/corqtt --tcp=127.0.0.1:{port} --level=warn"
+status=0
+named=no
+options=()
+for argument in "$@"; do
+    case $argument in
+        --json=*) ;;
+        -*) options+=("$argument") ;;
+        *) named=yes ;;
+    esac
+done
+
+if [ "${1:-}" != two-shards ]; then
+    "$release/corqtt-bench" suite "$@" --baseline=mosquitto --floor=relay \
+        --spawn="mosquitto@127.0.0.1:$port=mosquitto -c $dir/mosquitto.conf" \
+        --spawn="corqtt-epoll=$corqtt --runtime=epoll --shards=1 --cpus=0" \
+        --spawn="corqtt-glommio=$corqtt --runtime=glommio --shards=1 --cpus=0" \
+        --spawn="relay={self} relay --listen=127.0.0.1:{port}" || status=$?
+fi
+
+# two shards need both CPUs, so one of them shares with the generator: CPU time is compared, not throughput
+if [ "$named" = no ] || [ "${1:-}" = two-shards ]; then
+    for runtime in epoll glommio; do
+        "$release/corqtt-bench" suite two-shards ${options[@]+"${options[@]}"} --broker-cpu=none --baseline=one-shard \
+            --spawn="one-shard=$corqtt --runtime=$runtime --shards=1 --cpus=0" \
+            --spawn="two-shards=$corqtt --runtime=$runtime --shards=2 --cpus=0,1" || status=$?
+    done
+fi
+exit "$status"

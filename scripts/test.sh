@@ -1,0 +1,303 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs all tests, installing what they need: scripts/test.sh [STAGE...]
+#
+#   lint       fmt, clippy and docs without a warning, licences and bans
+#   unit       cargo test of the workspace
+#   behaviour  paho-mqtt against the broker: {1,2,4} shards x {epoll, glommio}, and the delaying doubles
+#   wire       hand-written bytes against the broker, with both drivers and the doubles
+#   mqttjs     MQTT.js
+#   go         paho.mqtt.golang, with the stresser workload
+#   mosquitto  mosquitto_pub and mosquitto_sub
+#   fuzz       each fuzz target for FUZZ_SECONDS (60)
+#
+# Needs bash, apt, a Rust toolchain, Go, Node and Python 3; writes to target/ only. The last line says
+# how many tests passed and failed; the exit status is 0 if none failed.
+
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly STAGES=(lint unit behaviour wire mqttjs go mosquitto fuzz)
+readonly TARGET=$PWD/target
+readonly RESULTS=$TARGET/test-results
+readonly VENV=$TARGET/test-venv
+readonly NODE=$TARGET/test-mqttjs
+
+PASSED=0
+FAILED=0
+WANTED=("$@")
+[ ${#WANTED[@]} -gt 0 ] || WANTED=("${STAGES[@]}")
+
+export CARGO_TARGET_DIR=$TARGET PYTHONDONTWRITEBYTECODE=1 CARGO_TERM_COLOR=never
+export CORQTT_BIN=$TARGET/ci/corqtt CORQTT_DOUBLES_BIN=$TARGET/ci/corqtt-doubles
+
+main() {
+  local stage
+  for stage in "${WANTED[@]}"; do
+    case " ${STAGES[*]} " in
+      *" $stage "*) ;;
+      *) echo "unknown stage $stage; there are: ${STAGES[*]}" >&2; exit 2 ;;
+    esac
+  done
+  trap stop_child EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  rm -rf "$RESULTS"
+  mkdir -p "$RESULTS"
+  if wants behaviour wire mqttjs go mosquitto; then
+    step "the broker" cargo build --locked --profile ci --features doubles || finish
+  fi
+  if wants behaviour wire mosquitto; then
+    step "Python packages" python_packages || finish
+  fi
+  for stage in "${STAGES[@]}"; do
+    if wants "$stage"; then
+      heading "$stage"
+      "stage_$stage"
+    fi
+  done
+  finish
+}
+
+stage_lint() {
+  check "cargo fmt" cargo fmt --all --check
+  check "cargo clippy" cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+  RUSTDOCFLAGS="-D warnings" check "cargo doc" cargo doc --locked --workspace --no-deps
+  if command -v cargo-deny >/dev/null; then
+    check "cargo deny" cargo deny --all-features check licenses bans sources
+  else
+    echo "cargo-deny is not installed: licences and bans are not checked"
+  fi
+}
+
+stage_unit() {
+  local log=$RESULTS/unit.log
+  run logged "$log" cargo test --locked --workspace --all-features --no-fail-fast
+  count_lines "$log" '^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*' $?
+}
+
+stage_behaviour() {
+  local shards runtime
+  for shards in 1 2 4; do
+    for runtime in epoll glommio; do
+      suite "behaviour-$shards-$runtime" "$shards" "$runtime" "" behaviour
+    done
+  done
+  # the seed is printed, so that a failure can be repeated
+  suite "behaviour-doubles" 2 auto doubles behaviour
+}
+
+stage_wire() {
+  suite "wire-epoll" 2 epoll "" wire
+  suite "wire-glommio" 2 glommio "" wire
+  suite "wire-doubles" 2 auto doubles wire
+}
+
+stage_mosquitto() {
+  step "mosquitto-clients" mosquitto_clients || return
+  suite "mosquitto-clients" 2 auto "" mosquitto_clients
+}
+
+stage_mqttjs() {
+  step "npm packages" node_packages || return
+  local log=$RESULTS/mqttjs.log
+  CORQTT_TEST_SHARDS=2 run logged "$log" within "$NODE" node --test --test-reporter=spec
+  local status=$? passed failed
+  passed=$(sed -n 's/^ℹ pass \([0-9]*\)$/\1/p' "$log" | tail -1)
+  failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
+  count "${passed:-0}" "$failed" "$status"
+}
+
+stage_go() {
+  local log=$RESULTS/go.log
+  CORQTT_TEST_SHARDS=2 run logged "$log" within tests/pahogo go test -count=1 -v ./...
+  local status=$?
+  count "$(grep -c '^--- PASS' "$log")" "$(grep -c '^--- FAIL' "$log")" "$status"
+}
+
+stage_fuzz() {
+  if [ ! -f fuzz/Cargo.toml ]; then
+    echo "no fuzz targets"
+    return
+  fi
+  if ! fuzz_tools >"$RESULTS/fuzz-tools.log" 2>&1; then
+    echo "cargo-fuzz or a nightly toolchain can't be had here: the targets ran as ordinary tests in the unit stage"
+    return
+  fi
+  local target
+  for target in $(sed -n '/^\[\[bin\]\]/,/^$/s/^name *= *"\(.*\)"/\1/p' fuzz/Cargo.toml); do
+    mkdir -p "$TARGET/fuzz-corpus/$target" "$TARGET/fuzz-artifacts/$target"
+    check "fuzz $target" cargo +nightly fuzz run --target-dir "$TARGET/fuzz" "$target" "$TARGET/fuzz-corpus/$target" \
+      -- "-max_total_time=${FUZZ_SECONDS:-60}" "-artifact_prefix=$TARGET/fuzz-artifacts/$target/"
+  done
+}
+
+# One pass of a pytest suite: name, shards, runtime, whether with the doubles, folder.
+suite() {
+  local name=$1 shards=$2 runtime=$3 doubles=$4 folder=$5
+  local log=$RESULTS/$name.log
+  echo
+  echo "-- $name"
+  export CORQTT_TEST_SHARDS=$shards CORQTT_TEST_RUNTIME=$runtime CORQTT_TEST_DOUBLES=$doubles
+  if [ -n "$doubles" ]; then
+    export CORQTT_DOUBLES_SEED=${CORQTT_DOUBLES_SEED:-$RANDOM}
+    echo "CORQTT_DOUBLES_SEED=$CORQTT_DOUBLES_SEED"
+  fi
+  run "$VENV/bin/pytest" -c tests/pytest.ini --rootdir tests -q -n 4 --dist worksteal -r fE --tb short \
+    "tests/$folder" >"$log" 2>&1
+  local status=$?
+  local closing
+  closing=$(tail -1 "$log")
+  if [ "$status" -eq 0 ]; then echo "$closing"; else cat "$log"; fi
+  count "$(number_of passed "$closing")" "$(($(number_of failed "$closing") + $(number_of 'errors\{0,1\}' "$closing")))" "$status"
+  unset CORQTT_TEST_SHARDS CORQTT_TEST_RUNTIME CORQTT_TEST_DOUBLES
+}
+
+# Set-up, each by name and only if it is missing.
+
+apt_install() {
+  local sudo=""
+  [ "$(id -u)" -eq 0 ] || sudo=sudo
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
+}
+
+python_packages() {
+  if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    apt_install python3-venv || return
+  fi
+  # a copy of the list tells whether the environment is up to date
+  if ! cmp -s tests/requirements.txt "$VENV/requirements.txt"; then
+    rm -rf "$VENV"
+    python3 -m venv "$VENV" &&
+      "$VENV/bin/pip" install -q --disable-pip-version-check -r tests/requirements.txt &&
+      cp tests/requirements.txt "$VENV/requirements.txt"
+  fi
+}
+
+mosquitto_clients() {
+  command -v mosquitto_pub mosquitto_sub mosquitto_rr >/dev/null && return
+  apt_install mosquitto-clients
+}
+
+node_packages() {
+  mkdir -p "$NODE"
+  if ! cmp -s tests/mqttjs/package-lock.json "$NODE/node_modules/.package-lock.copy"; then
+    cp tests/mqttjs/package.json tests/mqttjs/package-lock.json "$NODE/" &&
+      (cd "$NODE" && npm ci --no-audit --no-fund --silent) &&
+      cp tests/mqttjs/package-lock.json "$NODE/node_modules/.package-lock.copy" || return
+  fi
+  cp tests/mqttjs/*.js tests/mqttjs/package.json "$NODE/"
+}
+
+fuzz_tools() {
+  cargo +nightly --version >/dev/null || return
+  command -v "$TARGET/tools/bin/cargo-fuzz" >/dev/null || command -v cargo-fuzz >/dev/null ||
+    CARGO_TARGET_DIR=$TARGET/tools/build cargo install --locked --root "$TARGET/tools" cargo-fuzz || return
+  PATH=$TARGET/tools/bin:$PATH
+  # a nightly may exist and still not build sanitizers
+  cargo +nightly fuzz build --target-dir "$TARGET/fuzz"
+}
+
+# Running and counting.
+
+CHILD=
+
+# Runs a command in a process group of its own, so that the exit trap can stop all of it.
+run() {
+  set -m
+  "$@" </dev/null &
+  CHILD=$!
+  set +m
+  wait "$CHILD"
+  local status=$?
+  CHILD=
+  return "$status"
+}
+
+stop_child() {
+  [ -z "$CHILD" ] || kill -TERM -- "-$CHILD" 2>/dev/null
+}
+
+# A command whose output is seen and kept.
+logged() {
+  local log=$1
+  shift
+  "$@" 2>&1 | tee "$log"
+  return "${PIPESTATUS[0]}"
+}
+
+within() {
+  cd "$1" && shift && "$@"
+}
+
+wants() {
+  local stage wanted
+  for stage in "$@"; do
+    for wanted in "${WANTED[@]}"; do
+      [ "$stage" = "$wanted" ] && return 0
+    done
+  done
+  return 1
+}
+
+heading() {
+  echo
+  echo "== $1 ($(date +%T))"
+}
+
+# Set-up: counts only if it fails.
+step() {
+  heading "setting up: $1"
+  shift
+  if ! run "$@"; then
+    echo "failed: $*"
+    count 0 1 1
+    return 1
+  fi
+}
+
+# A command that is one test.
+check() {
+  echo
+  echo "-- $1"
+  shift
+  if run "$@"; then count 1 0 0; else count 0 1 1; fi
+}
+
+# Adds passed and failed; a runner that fails without a failed test counts as one.
+count() {
+  local passed=$1 failed=$2 status=$3
+  if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then
+    failed=1
+  fi
+  PASSED=$((PASSED + passed))
+  FAILED=$((FAILED + failed))
+}
+
+# Sums passed and failed over the lines of a log that a pattern takes them from.
+count_lines() {
+  local passed=0 failed=0 p f
+  while read -r p f; do
+    passed=$((passed + p))
+    failed=$((failed + f))
+  done < <(sed -n "s/$2/\1 \2/p" "$1")
+  count "$passed" "$failed" "$3"
+}
+
+# The number before a word in pytest's closing line.
+number_of() {
+  local found
+  found=$(sed -n "s/.*\b\([0-9][0-9]*\) $1\b.*/\1/p" <<<"$2")
+  echo "${found:-0}"
+}
+
+finish() {
+  echo
+  echo "$PASSED passed, $FAILED failed"
+  [ "$FAILED" -eq 0 ]
+  exit
+}
+
+main

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Questions of operators to a shard, and its answers.
+
+use std::sync::Arc;
+
+use corqtt_codec::Message;
+
+use crate::lane::Sender;
+
+/// Operator to shard. Bounded by the asker, which waits for each answer. If it is dropped the asker times out.
+#[derive(Debug)]
+pub struct Query {
+    /// Chosen by the asker, comes back in the answer.
+    pub id: u64,
+    /// What to do or tell.
+    pub ask: Ask,
+    /// Where the answer goes.
+    pub reply: Sender<Reply>,
+}
+
+/// What an operator wants.
+#[derive(Debug)]
+pub enum Ask {
+    /// The shard's counters.
+    Numbers,
+    /// One client, if this shard has it.
+    Client(Box<str>),
+    /// Close a client's connection (0x98).
+    Disconnect(Box<str>),
+    /// Publish a message as the broker itself.
+    Publish(Arc<Message>),
+}
+
+/// Shard to operator.
+#[derive(Debug)]
+pub struct Reply {
+    /// Of the query.
+    pub id: u64,
+    /// What came of it.
+    pub answer: Answer,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Ask::Numbers`].
+    Numbers(Box<Numbers>),
+    /// To [`Ask::Client`]; `None`: not here.
+    Client(Option<Box<Client>>),
+    /// It is done.
+    Done,
+    /// There is no such client on this shard.
+    NotHere,
+}
+
+/// Counters of one shard since start, and what it holds now.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers {
+    /// Bytes read from clients.
+    pub bytes_received: u64,
+    /// Bytes written to clients.
+    pub bytes_sent: u64,
+    /// Packets decoded.
+    pub packets_received: u64,
+    /// PUBLISH packets of clients.
+    pub messages_received: u64,
+    /// PUBLISH packets to clients.
+    pub messages_sent: u64,
+    /// Messages dropped, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Connected clients.
+    pub clients_connected: u64,
+    /// Sessions, connected or not.
+    pub clients_total: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Retained messages.
+    pub retained: u64,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its identifier.
+    pub client_id: Box<str>,
+    /// As whom it connected.
+    pub username: Option<Box<str>>,
+    /// It is connected now.
+    pub online: bool,
+    /// `ip:port` of its connection.
+    pub remote: Option<Box<str>>,
+    /// Full filters.
+    pub filters: Vec<Box<str>>,
+    /// Messages in its queue.
+    pub queued: usize,
+    /// Messages in flight to it.
+    pub inflight: usize,
+    /// 3, 4 or 5.
+    pub protocol_version: u8,
+}

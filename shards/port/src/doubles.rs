@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Doubles that answer late and out of order, from a seed: for running the behaviour suites against them.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use crate::auth::{Answer, Auth, Question, Verdict};
+use crate::lane::{self, Sender};
+use crate::store::{Batch, Store, Token};
+
+/// Longest delay of an answer.
+const DELAY_MAX: Duration = Duration::from_millis(20);
+
+/// A small generator (xorshift64*), so that a run can be repeated by its seed.
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Begins with a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// The next number.
+    pub fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// A sender that holds each message back for a random time; later ones may overtake earlier ones.
+///
+/// # Panics
+/// If no thread can be started.
+#[must_use]
+pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64) -> Sender<T> {
+    struct Late<T>(Reverse<Instant>, T);
+    impl<T> PartialEq for Late<T> {
+        fn eq(&self, other: &Self) -> bool {
+            self.0 == other.0
+        }
+    }
+    impl<T> Eq for Late<T> {}
+    impl<T> PartialOrd for Late<T> {
+        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+    impl<T> Ord for Late<T> {
+        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+            self.0.cmp(&other.0)
+        }
+    }
+
+    let (sender, receiver) = lane::blocking::<T>();
+    let work = move || {
+        let mut dice = Dice::new(seed);
+        let mut waiting = BinaryHeap::<Late<T>>::new();
+        let mut batch = Vec::new();
+        loop {
+            let next = waiting
+                .peek()
+                .map(|late| late.0.0.saturating_duration_since(Instant::now()));
+            receiver.wait(&mut batch, next);
+            let now = Instant::now();
+            for message in batch.drain(..) {
+                let micros = dice.roll() % DELAY_MAX.as_micros() as u64;
+                waiting.push(Late(Reverse(now + Duration::from_micros(micros)), message));
+            }
+            while waiting.peek().is_some_and(|late| late.0.0 <= now) {
+                if let Some(late) = waiting.pop() {
+                    to.push(late.1);
+                }
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("double".into())
+        .spawn(work)
+        .expect("a thread for the double");
+    sender
+}
+
+/// Allows everything, but is asked about everything and answers later.
+#[derive(Debug)]
+pub struct LateAuth<T> {
+    to: Sender<T>,
+    wrap: fn(Answer) -> T,
+}
+
+impl<T: Send + 'static> LateAuth<T> {
+    /// Answers go to `to`, which delays them.
+    #[must_use]
+    pub fn new(to: Sender<T>, wrap: fn(Answer) -> T) -> Self {
+        Self { to, wrap }
+    }
+}
+
+impl<T: Send + 'static> Auth for LateAuth<T> {
+    fn checks_publish(&self) -> bool {
+        true
+    }
+
+    fn checks_subscribe(&self) -> bool {
+        true
+    }
+
+    fn knows_method(&self, _method: &str) -> bool {
+        false
+    }
+
+    fn ask(&mut self, question: Question) -> Option<Verdict> {
+        self.to.push((self.wrap)(Answer {
+            connection: question.connection,
+            verdict: Verdict::Allow,
+        }));
+        None
+    }
+}
+
+/// Keeps nothing and says later that it did.
+#[derive(Debug)]
+pub struct LateStore<T> {
+    to: Sender<T>,
+    wrap: fn(Token) -> T,
+}
+
+impl<T: Send + 'static> LateStore<T> {
+    /// Tokens go to `to`, which delays them.
+    #[must_use]
+    pub fn new(to: Sender<T>, wrap: fn(Token) -> T) -> Self {
+        Self { to, wrap }
+    }
+}
+
+impl<T: Send + 'static> Store for LateStore<T> {
+    fn records(&self) -> bool {
+        true
+    }
+
+    fn put(&mut self, batch: Batch) -> Option<Token> {
+        self.to.push((self.wrap)(batch.token));
+        None
+    }
+}

@@ -1,0 +1,793 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Broker to client: delivery, the queue, messages in flight and their acknowledgements (sections 4.3, 4.4, 4.9).
+
+use std::sync::Arc;
+
+use corqtt_codec::{
+    Message, MessageRef, PacketId, PublishHeader, QoS, ReasonCode, TopicName, Version, encode_ack,
+};
+
+use crate::alias::{Named, OutboundAliases};
+use crate::packet_ids::next_id;
+use crate::{Limits, Now, Output, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Session};
+
+const PUBREL: u8 = 6;
+
+/// Why a message did not reach a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum DropReason {
+    /// Its expiry interval passed before it was sent.
+    Expired,
+    /// Larger than the client's Maximum Packet Size `[MQTT5-3.1.2-25]`.
+    TooLarge,
+    /// QoS 0 while the client reads too slowly.
+    OutBuffer,
+    /// QoS 0 for a client that is not connected.
+    Offline,
+    /// The session's queue was full: the oldest one went.
+    QueueFullOldest,
+    /// The session's queue was full: the new one went.
+    QueueFullNew,
+    /// The session's queue was full: the new one went and its publisher was told.
+    QueueFullRejected,
+    /// The session ended with the message in its queue or in flight.
+    SessionEnded,
+    /// The client answered PUBREC with an error.
+    RefusedByClient,
+}
+
+/// Dropped messages by reason, counted since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops([u64; Self::REASONS.len()]);
+
+impl Drops {
+    /// All reasons with their names in metrics.
+    pub const REASONS: [(DropReason, &'static str); 9] = [
+        (DropReason::Expired, "expired"),
+        (DropReason::TooLarge, "too-large"),
+        (DropReason::OutBuffer, "out-buffer"),
+        (DropReason::Offline, "offline"),
+        (DropReason::QueueFullOldest, "queue-full-oldest"),
+        (DropReason::QueueFullNew, "queue-full-new"),
+        (DropReason::QueueFullRejected, "queue-full-rejected"),
+        (DropReason::SessionEnded, "session-ended"),
+        (DropReason::RefusedByClient, "refused-by-client"),
+    ];
+
+    /// Counts one.
+    #[inline]
+    pub fn count(&mut self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts some.
+    #[inline]
+    pub fn add(&mut self, reason: DropReason, messages: u64) {
+        self.0[reason as usize] += messages;
+    }
+
+    /// How many for one reason.
+    #[must_use]
+    pub const fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Over all reasons.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+/// What a subscription gives a message on its way to one client.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'a> {
+    /// Highest QoS that the client was granted.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// Subscription identifiers, all that matched `[MQTT5-3.3.4-3]`.
+    pub ids: &'a [u32],
+    /// The shared subscription (full filter) that chose this client.
+    pub group: Option<&'a Arc<str>>,
+}
+
+/// A message being handed to clients, with what is worth sharing among them.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    message: MessageRef<'a>,
+    kept: Option<Arc<Message>>,
+    /// The last encoded header (and small payload), to be copied and patched for the next client.
+    frame: &'a mut Frame,
+}
+
+/// Buffer of [`Outgoing`], kept by the shard from message to message.
+#[derive(Debug, Default)]
+pub struct Frame {
+    bytes: Vec<u8>,
+    key: Option<(bool, QoS, bool)>,
+    /// Offset of the packet id in `bytes`, for QoS 1 and 2.
+    packet_id_at: usize,
+    payload_inside: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Begins with a message and a buffer from the last one.
+    #[inline]
+    #[must_use]
+    pub fn new(message: MessageRef<'a>, frame: &'a mut Frame) -> Self {
+        frame.key = None;
+        Self {
+            message,
+            kept: None,
+            frame,
+        }
+    }
+
+    /// Begins with a message that is kept already.
+    #[inline]
+    #[must_use]
+    pub fn kept(message: &'a Arc<Message>, frame: &'a mut Frame) -> Self {
+        frame.key = None;
+        Self {
+            message: message.as_ref().as_ref(),
+            kept: Some(message.clone()),
+            frame,
+        }
+    }
+
+    /// The message.
+    #[inline]
+    #[must_use]
+    pub const fn message(&self) -> &MessageRef<'a> {
+        &self.message
+    }
+
+    /// The message for keeping; copied at most once however many clients keep it.
+    #[inline]
+    pub fn keep(&mut self) -> Arc<Message> {
+        self.kept
+            .get_or_insert_with(|| Arc::new(self.message.to_message()))
+            .clone()
+    }
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Encoded into the output.
+    Sent,
+    /// In the session's queue.
+    Queued,
+    /// Gone, counted.
+    Dropped(DropReason),
+    /// Gone, counted; the subscriber is to be disconnected ([`QueueFull::Disconnect`]).
+    Disconnect,
+}
+
+/// A message that a session has begun to send.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    /// `None` once PUBREC came: only the packet id is left `[MQTT-4.3.3-1]`, or where nobody will need it again.
+    message: Option<Arc<Message>>,
+    extra: Option<Box<Extra>>,
+    qos: QoS,
+    retain: bool,
+    /// PUBREC came; PUBREL is what is resent.
+    released: bool,
+    /// Sent on this connection, so it counts against the client's Receive Maximum.
+    pub(crate) sent: bool,
+}
+
+/// A message that waits in a session's queue.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    message: Arc<Message>,
+    extra: Option<Box<Extra>>,
+    qos: QoS,
+    retain: bool,
+}
+
+/// What few messages have.
+#[derive(Clone, Debug)]
+pub(crate) struct Extra {
+    ids: Vec<u32>,
+    group: Option<Arc<str>>,
+}
+
+impl Extra {
+    fn of(grant: &Grant<'_>) -> Option<Box<Self>> {
+        (!grant.ids.is_empty() || grant.group.is_some()).then(|| {
+            Box::new(Self {
+                ids: grant.ids.to_vec(),
+                group: grant.group.cloned(),
+            })
+        })
+    }
+
+    fn ids(extra: Option<&Self>) -> &[u32] {
+        extra.map_or(&[], |extra| &extra.ids)
+    }
+}
+
+/// A message that a session's end leaves over.
+#[derive(Debug)]
+pub struct Unsent {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The shared subscription that it was chosen for; `None`: it ends with the session.
+    pub group: Option<Arc<str>>,
+}
+
+impl Flight {
+    pub(crate) fn into_unsent(self) -> Option<Unsent> {
+        // [MQTT5-4.8.2-4] a started QoS 2 message stays with its member
+        let group = if self.qos == QoS::AtLeastOnce {
+            self.extra.and_then(|extra| extra.group)
+        } else {
+            None
+        };
+        Some(Unsent {
+            message: self.message?,
+            group,
+        })
+    }
+}
+
+impl Queued {
+    pub(crate) fn into_unsent(self) -> Option<Unsent> {
+        Some(Unsent {
+            message: self.message,
+            group: self.extra.and_then(|extra| extra.group),
+        })
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.extra
+            .as_ref()
+            .is_some_and(|extra| extra.group.is_some())
+    }
+
+    fn grant(&self) -> (QoS, bool) {
+        (self.qos, self.retain)
+    }
+}
+
+impl Session {
+    /// Messages that may be sent now without exceeding the client's Receive Maximum `[MQTT5-3.3.4-9]`.
+    #[inline]
+    fn quota(&self, limits: &Limits) -> u16 {
+        self.receive_maximum
+            .min(limits.inflight_max)
+            .saturating_sub(self.unacked)
+    }
+
+    /// Hands a message to the client: written to `out` (that of its connection, `None` without one), or queued.
+    #[inline]
+    pub fn deliver(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        grant: Grant<'_>,
+        out: Option<&mut Output>,
+        limits: &Limits,
+        drops: &mut Drops,
+        now: Now,
+    ) -> Delivered {
+        let qos = grant.qos.min(outgoing.message.qos);
+        let mut expiry_secs = None;
+        if let Some(expires_at_ms) = outgoing.message.expires_at_ms {
+            let Some(left) = remaining_secs(expires_at_ms, now) else {
+                drops.count(DropReason::Expired);
+                return Delivered::Dropped(DropReason::Expired);
+            };
+            expiry_secs = Some(left);
+        }
+        let out = if self.connected { out } else { None };
+        if qos == QoS::AtMostOnce {
+            let Some(out) = out else {
+                drops.count(DropReason::Offline);
+                return Delivered::Dropped(DropReason::Offline);
+            };
+            if out.len() > limits.out_buffer_bytes_max {
+                drops.count(DropReason::OutBuffer);
+                return Delivered::Dropped(DropReason::OutBuffer);
+            }
+            return self.send(
+                outgoing,
+                &grant,
+                qos,
+                None,
+                false,
+                expiry_secs,
+                out,
+                limits,
+                drops,
+            );
+        }
+        if let Some(out) = out
+            && self.queue.is_empty()
+            && self.resend == 0
+            && self.quota(limits) > 0
+            && out.len() <= limits.out_buffer_bytes_max
+        {
+            let Some(packet_id) = self.free_packet_id() else {
+                return self.enqueue(outgoing, &grant, qos, limits, drops);
+            };
+            let sent = self.send(
+                outgoing,
+                &grant,
+                qos,
+                Some(packet_id),
+                false,
+                expiry_secs,
+                out,
+                limits,
+                drops,
+            );
+            if sent == Delivered::Sent {
+                // a clean session never resends: its message needs no keeping
+                let keep = self.is_persistent() || grant.group.is_some();
+                let message = keep.then(|| outgoing.keep());
+                let extra = if keep { Extra::of(&grant) } else { None };
+                let flight = Flight {
+                    message,
+                    extra,
+                    qos,
+                    retain: grant.retain,
+                    released: false,
+                    sent: true,
+                };
+                self.outbound.push(packet_id, flight);
+                self.unacked += 1;
+            }
+            return sent;
+        }
+        self.enqueue(outgoing, &grant, qos, limits, drops)
+    }
+
+    /// The next packet id that no message in flight has `[MQTT-2.3.1-2]`; `None` when all 65,535 are in use.
+    #[inline]
+    fn free_packet_id(&mut self) -> Option<PacketId> {
+        if self.outbound.len() >= 65_535 {
+            return None;
+        }
+        let mut id = self.next_packet_id;
+        while self.outbound.contains(id) {
+            id = next_id(id);
+        }
+        self.next_packet_id = next_id(id);
+        Some(id)
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one PUBLISH, passed on by the two callers below and above"
+    )]
+    #[inline]
+    fn send(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        grant: &Grant<'_>,
+        qos: QoS,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        expiry_secs: Option<u32>,
+        out: &mut Output,
+        limits: &Limits,
+        drops: &mut Drops,
+    ) -> Delivered {
+        let message = outgoing.message;
+        let is_v5 = self.version.is_v5();
+        let plain =
+            !dup && grant.ids.is_empty() && expiry_secs.is_none() && self.topic_alias_maximum == 0;
+        if plain && self.packet_bytes_max == u32::MAX {
+            let key = (is_v5, qos, grant.retain);
+            if outgoing.frame.key != Some(key) {
+                outgoing.frame.encode(&message, key, self.version);
+            }
+            outgoing.frame.copy_to(packet_id, &message, out);
+            return Delivered::Sent;
+        }
+        let mut header = PublishHeader {
+            version: self.version,
+            dup,
+            qos,
+            retain: grant.retain,
+            topic: Some(message.topic),
+            packet_id,
+            properties: if is_v5 { message.properties } else { &[] },
+            message_expiry_secs: if is_v5 { expiry_secs } else { None },
+            topic_alias: None,
+            subscription_ids: if is_v5 { grant.ids } else { &[] },
+            payload_bytes: message.payload.bytes.len(),
+        };
+        // [MQTT5-3.1.2-24] [MQTT5-3.1.2-25] judged without an alias, so that it does not depend on history
+        if header.packet_bytes() > self.packet_bytes_max as usize {
+            drops.count(DropReason::TooLarge);
+            return Delivered::Dropped(DropReason::TooLarge);
+        }
+        if self.topic_alias_maximum > 0 {
+            let aliases = self
+                .outbound_aliases
+                .get_or_insert_with(Box::<OutboundAliases>::default);
+            match aliases.name(
+                message.topic.as_str(),
+                self.topic_alias_maximum,
+                limits.alias_bytes_max,
+            ) {
+                Named::Full => {}
+                Named::New(alias) => {
+                    header.topic_alias = Some(alias);
+                    // with the alias it might be too large: then it goes without, and the client never learns it
+                    if header.packet_bytes() > self.packet_bytes_max as usize {
+                        header.topic_alias = None;
+                        self.topic_alias_maximum = 0;
+                    }
+                }
+                Named::Known(alias) => {
+                    header.topic_alias = Some(alias);
+                    header.topic = None;
+                }
+            }
+        }
+        header.encode(out.bytes_mut());
+        out.push_payload(message.payload);
+        Delivered::Sent
+    }
+
+    fn enqueue(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        grant: &Grant<'_>,
+        qos: QoS,
+        limits: &Limits,
+        drops: &mut Drops,
+    ) -> Delivered {
+        let size = outgoing.message.size();
+        let over = |session: &Self| {
+            (limits.queue_messages_max > 0 && session.queue.len() >= limits.queue_messages_max)
+                || (limits.queue_bytes_max > 0
+                    && session.queue_bytes + size > limits.queue_bytes_max)
+        };
+        while over(self) {
+            match limits.queue_full {
+                QueueFull::DropOldest if !self.queue.is_empty() => {
+                    self.pop_queue();
+                    drops.count(DropReason::QueueFullOldest);
+                }
+                QueueFull::DropOldest | QueueFull::DropNew => {
+                    drops.count(DropReason::QueueFullNew);
+                    return Delivered::Dropped(DropReason::QueueFullNew);
+                }
+                QueueFull::Reject => {
+                    drops.count(DropReason::QueueFullRejected);
+                    return Delivered::Dropped(DropReason::QueueFullRejected);
+                }
+                QueueFull::Disconnect => {
+                    drops.count(DropReason::QueueFullNew);
+                    return Delivered::Disconnect;
+                }
+            }
+        }
+        self.queue_bytes += size;
+        let message = outgoing.keep();
+        self.queue.push_back(Queued {
+            message,
+            extra: Extra::of(grant),
+            qos,
+            retain: grant.retain,
+        });
+        Delivered::Queued
+    }
+
+    fn pop_queue(&mut self) -> Option<Queued> {
+        let queued = self.queue.pop_front()?;
+        self.queue_bytes -= queued.message.size();
+        if self.queue.is_empty() {
+            self.queue.shrink_to(64);
+        }
+        Some(queued)
+    }
+
+    /// True when [`Session::pump`] has something to send.
+    #[inline]
+    #[must_use]
+    pub fn wants_pump(&self) -> bool {
+        self.resend > 0 || !self.queue.is_empty()
+    }
+
+    /// Sends what waits: first what an earlier connection began, in its original order `[MQTT-4.4.0-1]
+    /// [MQTT-4.6.0-1]`, then the queue; as far as Receive Maximum and out-buffer allow, at most `messages_max`.
+    /// Returns how many packets were written.
+    pub fn pump(
+        &mut self,
+        out: &mut Output,
+        frame: &mut Frame,
+        limits: &Limits,
+        drops: &mut Drops,
+        messages_max: usize,
+        now: Now,
+    ) -> usize {
+        let mut count = 0;
+        if !self.connected {
+            return 0;
+        }
+        while self.resend > 0 && count < messages_max && out.len() <= limits.out_buffer_bytes_max {
+            if !self.resend_next(out, frame, limits, drops, now) {
+                return count;
+            }
+            count += 1;
+        }
+        if self.resend > 0 {
+            return count;
+        }
+        while count < messages_max
+            && self.quota(limits) > 0
+            && out.len() <= limits.out_buffer_bytes_max
+        {
+            if self.queue.is_empty() {
+                break;
+            }
+            let Some(packet_id) = self.free_packet_id() else {
+                break;
+            };
+            let Some(queued) = self.pop_queue() else {
+                break;
+            };
+            let expiry_secs = match queued
+                .message
+                .expires_at_ms
+                .map(|at| remaining_secs(at, now))
+            {
+                Some(None) => {
+                    drops.count(DropReason::Expired);
+                    self.next_packet_id = packet_id;
+                    continue;
+                }
+                Some(left) => left,
+                None => None,
+            };
+            let (qos, retain) = queued.grant();
+            let mut outgoing = Outgoing::new(queued.message.as_ref().as_ref(), frame);
+            let ids = Extra::ids(queued.extra.as_deref());
+            let grant = Grant {
+                qos,
+                retain,
+                ids,
+                group: None,
+            };
+            let sent = self.send(
+                &mut outgoing,
+                &grant,
+                qos,
+                Some(packet_id),
+                false,
+                expiry_secs,
+                out,
+                limits,
+                drops,
+            );
+            if sent != Delivered::Sent {
+                self.next_packet_id = packet_id;
+                continue;
+            }
+            count += 1;
+            let group = queued
+                .extra
+                .as_ref()
+                .is_some_and(|extra| extra.group.is_some());
+            let keep = self.is_persistent() || group;
+            let flight = Flight {
+                message: keep.then_some(queued.message),
+                extra: if keep { queued.extra } else { None },
+                qos,
+                retain,
+                released: false,
+                sent: true,
+            };
+            self.outbound.push(packet_id, flight);
+            self.unacked += 1;
+        }
+        count
+    }
+
+    /// Resends the oldest message that this connection has not been sent. False: it must wait.
+    fn resend_next(
+        &mut self,
+        out: &mut Output,
+        frame: &mut Frame,
+        limits: &Limits,
+        drops: &mut Drops,
+        now: Now,
+    ) -> bool {
+        let quota = self.quota(limits);
+        let Some((id, flight)) = self.outbound.iter_mut().find(|(_, flight)| !flight.sent) else {
+            self.resend = 0;
+            return true;
+        };
+        if flight.released {
+            flight.sent = true;
+            self.resend -= 1;
+            encode_ack(
+                PUBREL,
+                id,
+                ReasonCode::SUCCESS,
+                self.version,
+                out.bytes_mut(),
+            );
+            return true;
+        }
+        if quota == 0 {
+            return false;
+        }
+        flight.sent = true;
+        let Some(message) = flight.message.clone() else {
+            // nothing was kept: a clean session never resumes
+            return true;
+        };
+        let (qos, retain, extra) = (flight.qos, flight.retain, flight.extra.clone());
+        self.resend -= 1;
+        // delivery had begun, so expiry no longer ends it; what is left of it is 0 then
+        let expiry_secs = message
+            .expires_at_ms
+            .map(|at| remaining_secs(at, now).unwrap_or(0));
+        let mut outgoing = Outgoing::new(message.as_ref().as_ref(), frame);
+        let grant = Grant {
+            qos,
+            retain,
+            ids: Extra::ids(extra.as_deref()),
+            group: None,
+        };
+        // [MQTT-3.3.1-1] DUP on every redelivery
+        let sent = self.send(
+            &mut outgoing,
+            &grant,
+            qos,
+            Some(id),
+            true,
+            expiry_secs,
+            out,
+            limits,
+            drops,
+        );
+        if sent == Delivered::Sent {
+            self.unacked += 1;
+        } else {
+            self.outbound.remove(id);
+        }
+        true
+    }
+
+    /// PUBACK: the message is the client's. Unknown ids are ignored: PUBACK has no answer to carry 0x92.
+    #[inline]
+    pub fn handle_puback(&mut self, id: PacketId) -> bool {
+        match self.outbound.get_mut(id) {
+            Some(flight) if flight.qos == QoS::AtLeastOnce => {}
+            _ => return false,
+        }
+        self.finish(id)
+    }
+
+    fn finish(&mut self, id: PacketId) -> bool {
+        let Some(flight) = self.outbound.remove(id) else {
+            return false;
+        };
+        if flight.sent {
+            self.unacked = self.unacked.saturating_sub(1);
+        } else {
+            self.resend = self.resend.saturating_sub(1);
+        }
+        true
+    }
+
+    /// PUBREC: on success the message is the client's and PUBREL follows `[MQTT-4.3.3-1] [MQTT5-4.3.3-4]`; on an
+    /// error the exchange is over `[MQTT5-4.3.3-3]`.
+    pub fn handle_pubrec(
+        &mut self,
+        id: PacketId,
+        reason: ReasonCode,
+        out: &mut Output,
+        drops: &mut Drops,
+    ) {
+        let version = self.version;
+        match self.outbound.get_mut(id) {
+            Some(flight) if flight.qos == QoS::ExactlyOnce => {
+                if reason.is_error() && version.is_v5() {
+                    drops.count(DropReason::RefusedByClient);
+                    self.finish(id);
+                    return;
+                }
+                flight.message = None;
+                flight.extra = None;
+                flight.released = true;
+                if !flight.sent {
+                    // acknowledged before it was resent: PUBREL below is all that is due
+                    flight.sent = true;
+                    self.resend = self.resend.saturating_sub(1);
+                    self.unacked = self.unacked.saturating_add(1);
+                }
+                encode_ack(PUBREL, id, ReasonCode::SUCCESS, version, out.bytes_mut());
+            }
+            _ if reason.is_error() => {}
+            // [MQTT5-4.3.3-4] and section 3.6.2.1: the id is not known
+            _ => encode_ack(
+                PUBREL,
+                id,
+                ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+                version,
+                out.bytes_mut(),
+            ),
+        }
+    }
+
+    /// PUBCOMP: the packet id is free.
+    pub fn handle_pubcomp(&mut self, id: PacketId) -> bool {
+        match self.outbound.get_mut(id) {
+            Some(flight) if flight.qos == QoS::ExactlyOnce && flight.released => {}
+            _ => return false,
+        }
+        self.finish(id)
+    }
+}
+
+/// Whole seconds until `expires_at_ms`, rounded up; `None` if it has passed `[MQTT5-3.3.2-5] [MQTT5-3.3.2-6]`.
+#[inline]
+fn remaining_secs(expires_at_ms: u64, now: Now) -> Option<u32> {
+    let left_ms = expires_at_ms
+        .checked_sub(now.wall_ms)
+        .filter(|left| *left > 0)?;
+    Some(u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX))
+}
+
+impl Frame {
+    fn encode(&mut self, message: &MessageRef<'_>, key: (bool, QoS, bool), version: Version) {
+        let (is_v5, qos, retain) = key;
+        self.bytes.clear();
+        let topic: TopicName<'_> = message.topic;
+        let with_id = qos > QoS::AtMostOnce;
+        PublishHeader {
+            version,
+            dup: false,
+            qos,
+            retain,
+            topic: Some(topic),
+            packet_id: with_id.then_some(PacketId(std::num::NonZeroU16::MIN)),
+            properties: if is_v5 { message.properties } else { &[] },
+            message_expiry_secs: None,
+            topic_alias: None,
+            subscription_ids: &[],
+            payload_bytes: message.payload.bytes.len(),
+        }
+        .encode(&mut self.bytes);
+        self.packet_id_at = 0;
+        if with_id {
+            // the topic is the first field behind the fixed header: 1 byte, 1 to 4 bytes of length
+            let length_bytes = self.bytes[1..]
+                .iter()
+                .position(|byte| byte & 0x80 == 0)
+                .unwrap_or(3)
+                + 1;
+            self.packet_id_at = 1 + length_bytes + 2 + topic.as_str().len();
+        }
+        self.payload_inside = message.payload.bytes.len() < SHARED_PAYLOAD_BYTES_MIN;
+        if self.payload_inside {
+            self.bytes.extend_from_slice(message.payload.bytes);
+        }
+        self.key = Some(key);
+    }
+
+    #[inline]
+    fn copy_to(&self, packet_id: Option<PacketId>, message: &MessageRef<'_>, out: &mut Output) {
+        let bytes = out.bytes_mut();
+        let start = bytes.len();
+        bytes.extend_from_slice(&self.bytes);
+        if let Some(id) = packet_id {
+            let at = start + self.packet_id_at;
+            bytes[at..at + 2].copy_from_slice(&id.value().to_be_bytes());
+        }
+        if !self.payload_inside {
+            out.push_payload(message.payload);
+        }
+    }
+}

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Client to broker: PUBLISH with aliases and Receive Maximum, QoS 2 exchanges, and acknowledgements in order.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use corqtt_codec::{
+    Packet, PacketId, Publish, QoS, ReasonCode, SubAck, TopicName, UserProperties, encode,
+    encode_ack,
+};
+
+use crate::alias::InboundAliases;
+use crate::{Limits, Output, Session};
+
+const PUBACK: u8 = 4;
+const PUBREC: u8 = 5;
+const PUBCOMP: u8 = 7;
+
+/// The client broke a rule: its connection ends, with this reason where its version has reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// For DISCONNECT.
+    pub reason: ReasonCode,
+    /// For the log: what the client did.
+    pub text: &'static str,
+}
+
+impl Violation {
+    /// A rule that was broken.
+    #[must_use]
+    pub const fn new(reason: ReasonCode, text: &'static str) -> Self {
+        Self { reason, text }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the client sent {} ({})", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// A topic, from the packet or from an alias.
+#[derive(Clone, Debug)]
+pub enum PublishTopic<'a> {
+    /// Named in the packet.
+    Named(TopicName<'a>),
+    /// Behind an alias.
+    Aliased(Arc<str>),
+}
+
+impl PublishTopic<'_> {
+    /// The topic name.
+    #[inline]
+    #[must_use]
+    pub fn name(&self) -> TopicName<'_> {
+        match self {
+            Self::Named(name) => *name,
+            Self::Aliased(name) => TopicName::trusted(name),
+        }
+    }
+}
+
+/// What to do with a PUBLISH.
+#[derive(Clone, Debug)]
+pub enum Inbound<'a> {
+    /// Route it, then call [`Session::acknowledge`].
+    Route(PublishTopic<'a>),
+    /// A repeat of a QoS 2 message that is known `[MQTT-4.3.3-2]`: nothing to route; PUBREC is on its way.
+    Repeat,
+}
+
+/// A QoS 2 message of the client between PUBLISH and PUBREL.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Counts against our Receive Maximum on this connection.
+    pub(crate) counted: bool,
+}
+
+/// Names an acknowledgement that waits; valid while its session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AckKey {
+    sequence: u32,
+    subscription: bool,
+}
+
+/// Acknowledgements in the order in which their packets came, per connection; those of SUBSCRIBE and UNSUBSCRIBE
+/// keep an order of their own. One leaves when its answers are in and all before it have left.
+#[derive(Debug, Default)]
+pub struct AckRing {
+    publishes: VecDeque<Waiting<PublishAck>>,
+    first: u32,
+    subscriptions: Option<Box<SubscriptionAcks>>,
+}
+
+#[derive(Debug, Default)]
+struct SubscriptionAcks {
+    waiting: VecDeque<Waiting<SubscriptionAck>>,
+    first: u32,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    /// Answers that are still to come.
+    owed: u16,
+    /// Its connection is gone: nothing is sent.
+    muted: bool,
+    ack: T,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PublishAck {
+    packet_type: u8,
+    id: PacketId,
+    reason: ReasonCode,
+}
+
+#[derive(Debug)]
+struct SubscriptionAck {
+    id: PacketId,
+    unsubscribe: bool,
+    codes: Box<[u8]>,
+}
+
+impl AckRing {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.publishes.len()
+            + self
+                .subscriptions
+                .as_ref()
+                .map_or(0, |acks| acks.waiting.len())
+    }
+
+    pub(crate) fn mute(&mut self) {
+        for waiting in &mut self.publishes {
+            waiting.muted = true;
+        }
+        if let Some(acks) = &mut self.subscriptions {
+            for waiting in &mut acks.waiting {
+                waiting.muted = true;
+            }
+        }
+    }
+}
+
+impl Session {
+    /// PUBLISH from the client: aliases, QoS 2 repeats, flow control. Does not acknowledge.
+    ///
+    /// # Errors
+    /// A rule was broken; the connection is to be closed.
+    #[inline]
+    pub fn handle_publish<'a>(
+        &mut self,
+        publish: &Publish<'a>,
+        limits: &Limits,
+    ) -> Result<Inbound<'a>, Violation> {
+        let topic = match (publish.topic, publish.properties.topic_alias) {
+            (Some(name), None) => PublishTopic::Named(name),
+            (name, alias) => self.resolve_alias(name, alias, limits)?,
+        };
+        let Some(id) = publish.packet_id else {
+            return Ok(Inbound::Route(topic));
+        };
+        if publish.qos == QoS::ExactlyOnce {
+            let full = self.received_unacked >= limits.receive_maximum;
+            if let Some(received) = self.inbound.get_mut(id) {
+                // [MQTT-4.3.3-2] [MQTT5-4.3.3-10] the same id again is the same message until PUBREL
+                if !received.counted {
+                    received.counted = true;
+                    self.received_unacked = self.received_unacked.saturating_add(1);
+                }
+                return Ok(Inbound::Repeat);
+            }
+            if full && self.version.is_v5() {
+                return Err(RECEIVE_MAXIMUM);
+            }
+        } else if self.received_unacked >= limits.receive_maximum && self.version.is_v5() {
+            return Err(RECEIVE_MAXIMUM);
+        }
+        self.received_unacked = self.received_unacked.saturating_add(1);
+        Ok(Inbound::Route(topic))
+    }
+
+    fn resolve_alias<'a>(
+        &mut self,
+        name: Option<TopicName<'a>>,
+        alias: Option<u16>,
+        limits: &Limits,
+    ) -> Result<PublishTopic<'a>, Violation> {
+        let Some(alias) = alias else {
+            return Err(Violation::new(
+                ReasonCode::PROTOCOL_ERROR,
+                "a PUBLISH without topic and alias",
+            ));
+        };
+        // [MQTT5-3.3.2-8] [MQTT5-3.3.2-9]
+        if alias == 0 || alias > limits.topic_alias_maximum {
+            return Err(Violation::new(
+                ReasonCode::TOPIC_ALIAS_INVALID,
+                "a topic alias that is 0 or above the maximum",
+            ));
+        }
+        let aliases = self
+            .inbound_aliases
+            .get_or_insert_with(Box::<InboundAliases>::default);
+        match name {
+            Some(name) => {
+                aliases.set(alias, name.as_str(), limits.alias_bytes_max)?;
+                Ok(PublishTopic::Named(name))
+            }
+            None => match aliases.topic(alias) {
+                Some(topic) => Ok(PublishTopic::Aliased(topic.clone())),
+                // section 3.3.2.3.4: the receiver has no mapping
+                None => Err(Violation::new(
+                    ReasonCode::PROTOCOL_ERROR,
+                    "a topic alias that was never set",
+                )),
+            },
+        }
+    }
+
+    /// The PUBLISH with this id was routed: PUBACK or PUBREC leaves once `owed` answers came ([`Session::release`]).
+    /// `None` if it left at once or QoS is 0.
+    #[inline]
+    pub fn acknowledge(
+        &mut self,
+        qos: QoS,
+        id: Option<PacketId>,
+        reason: ReasonCode,
+        owed: u16,
+        out: &mut Output,
+    ) -> Option<AckKey> {
+        let id = id?;
+        let packet_type = if qos == QoS::ExactlyOnce {
+            // an error ends the exchange [MQTT5-4.3.3-9]; before 5.0 there is none to send and PUBREL will come
+            if !(reason.is_error() && self.version.is_v5()) {
+                self.inbound.push(id, Received { counted: true });
+            }
+            PUBREC
+        } else {
+            PUBACK
+        };
+        self.push_ack(
+            PublishAck {
+                packet_type,
+                id,
+                reason,
+            },
+            owed,
+            out,
+        )
+    }
+
+    /// A repeated QoS 2 PUBLISH: PUBREC again, behind the first one if that still waits.
+    pub fn acknowledge_repeat(&mut self, id: PacketId, out: &mut Output) {
+        self.push_ack(
+            PublishAck {
+                packet_type: PUBREC,
+                id,
+                reason: ReasonCode::SUCCESS,
+            },
+            0,
+            out,
+        );
+    }
+
+    /// PUBREL: the client's packet id is free again `[MQTT-4.3.3-2]`; PUBCOMP follows.
+    #[inline]
+    pub fn handle_pubrel(&mut self, id: PacketId, out: &mut Output) {
+        let reason = match self.inbound.remove(id) {
+            Some(_) => ReasonCode::SUCCESS,
+            None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        };
+        self.push_ack(
+            PublishAck {
+                packet_type: PUBCOMP,
+                id,
+                reason,
+            },
+            0,
+            out,
+        );
+    }
+
+    #[inline]
+    fn push_ack(&mut self, ack: PublishAck, owed: u16, out: &mut Output) -> Option<AckKey> {
+        if owed == 0 && self.acks.publishes.is_empty() {
+            self.write_ack(ack, out);
+            return None;
+        }
+        let sequence = self
+            .acks
+            .first
+            .wrapping_add(self.acks.publishes.len() as u32);
+        self.acks.publishes.push_back(Waiting {
+            owed,
+            muted: false,
+            ack,
+        });
+        (owed > 0).then_some(AckKey {
+            sequence,
+            subscription: false,
+        })
+    }
+
+    #[inline]
+    fn write_ack(&mut self, ack: PublishAck, out: &mut Output) {
+        // our Receive Maximum counts until PUBACK, PUBCOMP, or a PUBREC with an error (section 4.9)
+        if ack.packet_type != PUBREC || ack.reason.is_error() {
+            self.received_unacked = self.received_unacked.saturating_sub(1);
+        }
+        encode_ack(
+            ack.packet_type,
+            ack.id,
+            ack.reason,
+            self.version,
+            out.bytes_mut(),
+        );
+    }
+
+    /// SUBACK or UNSUBACK leaves once `owed` answers came. `codes`: a reason code per filter.
+    pub fn acknowledge_subscription(
+        &mut self,
+        id: PacketId,
+        unsubscribe: bool,
+        codes: &[u8],
+        owed: u16,
+        out: &mut Output,
+    ) -> Option<AckKey> {
+        let idle = self
+            .acks
+            .subscriptions
+            .as_ref()
+            .is_none_or(|acks| acks.waiting.is_empty());
+        if owed == 0 && idle {
+            write_suback(id, unsubscribe, codes, self.version, out);
+            return None;
+        }
+        let acks = self.acks.subscriptions.get_or_insert_with(Box::default);
+        let sequence = acks.first.wrapping_add(acks.waiting.len() as u32);
+        let ack = SubscriptionAck {
+            id,
+            unsubscribe,
+            codes: codes.into(),
+        };
+        acks.waiting.push_back(Waiting {
+            owed,
+            muted: false,
+            ack,
+        });
+        (owed > 0).then_some(AckKey {
+            sequence,
+            subscription: true,
+        })
+    }
+
+    /// An answer came for a waiting acknowledgement; `error` replaces its reason. What may leave now is written to
+    /// `out`. Keys of acknowledgements that left are ignored.
+    pub fn release(
+        &mut self,
+        key: AckKey,
+        error: Option<ReasonCode>,
+        mut out: Option<&mut Output>,
+    ) {
+        if key.subscription {
+            let Some(acks) = &mut self.acks.subscriptions else {
+                return;
+            };
+            let index = key.sequence.wrapping_sub(acks.first) as usize;
+            let Some(waiting) = acks.waiting.get_mut(index) else {
+                return;
+            };
+            waiting.owed = waiting.owed.saturating_sub(1);
+            while acks
+                .waiting
+                .front()
+                .is_some_and(|waiting| waiting.owed == 0)
+            {
+                let Some(done) = acks.waiting.pop_front() else {
+                    break;
+                };
+                acks.first = acks.first.wrapping_add(1);
+                if !done.muted
+                    && let Some(out) = out.as_deref_mut()
+                {
+                    write_suback(
+                        done.ack.id,
+                        done.ack.unsubscribe,
+                        &done.ack.codes,
+                        self.version,
+                        out,
+                    );
+                }
+            }
+            return;
+        }
+        let index = key.sequence.wrapping_sub(self.acks.first) as usize;
+        let Some(waiting) = self.acks.publishes.get_mut(index) else {
+            return;
+        };
+        waiting.owed = waiting.owed.saturating_sub(1);
+        if let Some(error) = error {
+            waiting.ack.reason = error;
+            if waiting.ack.packet_type == PUBREC && self.version.is_v5() {
+                let id = waiting.ack.id;
+                self.inbound.remove(id);
+            }
+        }
+        while self
+            .acks
+            .publishes
+            .front()
+            .is_some_and(|waiting| waiting.owed == 0)
+        {
+            let Some(done) = self.acks.publishes.pop_front() else {
+                break;
+            };
+            self.acks.first = self.acks.first.wrapping_add(1);
+            if !done.muted
+                && let Some(out) = out.as_deref_mut()
+            {
+                self.write_ack(done.ack, out);
+            }
+        }
+        if self.acks.publishes.is_empty() && self.acks.publishes.capacity() > 256 {
+            self.acks.publishes.shrink_to(0);
+        }
+    }
+}
+
+const RECEIVE_MAXIMUM: Violation = Violation::new(
+    ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+    "more unacknowledged messages than our Receive Maximum",
+);
+
+fn write_suback(
+    id: PacketId,
+    unsubscribe: bool,
+    codes: &[u8],
+    version: corqtt_codec::Version,
+    out: &mut Output,
+) {
+    let ack = SubAck {
+        packet_id: id,
+        reason_string: None,
+        user_properties: UserProperties::EMPTY,
+        codes,
+    };
+    let packet = if unsubscribe {
+        Packet::UnsubAck(ack)
+    } else {
+        Packet::SubAck(ack)
+    };
+    encode(&packet, version, out.bytes_mut());
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is to be written to one connection: small packets in one run of bytes, large payloads shared by counting.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+/// Shared payloads from this size on are not copied but chained behind their header (bytes).
+pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2048;
+
+/// Bytes waiting for the socket, oldest first.
+///
+/// `bytes` holds headers and small packets; a large payload belongs after the first `at` bytes that were ever put
+/// into `bytes` since it was last empty. Invariant: `written <= bytes.len()` and every `at` is in
+/// `written..=bytes.len()`, ascending.
+#[derive(Debug, Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+    written: usize,
+    large: VecDeque<(usize, Bytes)>,
+    large_bytes: usize,
+}
+
+impl Output {
+    /// Where encoders append.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Appends a payload: copied when small, counted when it is large and shared.
+    #[inline]
+    pub fn push_payload(&mut self, payload: corqtt_codec::Payload<'_>) {
+        match payload.shared {
+            Some(shared) if shared.len() >= SHARED_PAYLOAD_BYTES_MIN => {
+                self.push_large(shared.clone())
+            }
+            _ => self.bytes.extend_from_slice(payload.bytes),
+        }
+    }
+
+    fn push_large(&mut self, payload: Bytes) {
+        self.large_bytes += payload.len();
+        self.large.push_back((self.bytes.len(), payload));
+    }
+
+    /// Bytes not yet written.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.written + self.large_bytes
+    }
+
+    /// Nothing to write.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.len() == self.written && self.large.is_empty()
+    }
+
+    /// The bytes to write where there is no large payload among them: one plain `write` will do.
+    #[inline]
+    #[must_use]
+    pub fn plain(&self) -> Option<&[u8]> {
+        if self.large.is_empty() {
+            self.bytes.get(self.written..)
+        } else {
+            None
+        }
+    }
+
+    /// The next slices to write, at most as many as fit `slices`; returns how many were filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        let mut from = self.written;
+        let mut put = |part: &'a [u8], count: &mut usize| {
+            if !part.is_empty()
+                && let Some(slot) = slices.get_mut(*count)
+            {
+                *slot = IoSlice::new(part);
+                *count += 1;
+            }
+        };
+        for (at, payload) in &self.large {
+            put(&self.bytes[from..*at], &mut count);
+            put(payload, &mut count);
+            from = *at;
+        }
+        put(&self.bytes[from..], &mut count);
+        count
+    }
+
+    /// Takes `count` written bytes off the front.
+    ///
+    /// # Panics
+    /// If more was written than was there.
+    pub fn advance(&mut self, mut count: usize) {
+        while count > 0 {
+            let run = self.large.front().map_or(self.bytes.len(), |(at, _)| *at) - self.written;
+            let taken = run.min(count);
+            self.written += taken;
+            count -= taken;
+            if count == 0 {
+                break;
+            }
+            let (_, payload) = self
+                .large
+                .front_mut()
+                .expect("the kernel wrote no more than it was given");
+            let taken = payload.len().min(count);
+            payload.advance(taken);
+            self.large_bytes -= taken;
+            count -= taken;
+            if payload.is_empty() {
+                self.large.pop_front();
+            }
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.written = 0;
+        } else if self.written > 256 * 1024 && self.large.is_empty() {
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    /// Empties it and gives back memory beyond `bytes_max`.
+    pub fn reset(&mut self, bytes_max: usize) {
+        self.bytes.clear();
+        self.written = 0;
+        self.large.clear();
+        self.large_bytes = 0;
+        self.bytes.shrink_to(bytes_max);
+    }
+
+    /// Bytes of memory that the buffer holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corqtt_codec::Payload;
+
+    fn drain(output: &mut Output, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !output.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 3];
+            let count = output.slices(&mut slices);
+            let joined: Vec<u8> = slices[..count]
+                .iter()
+                .flat_map(|s| s.iter().copied())
+                .collect();
+            let taken = joined.len().min(step);
+            all.extend_from_slice(&joined[..taken]);
+            output.advance(taken);
+        }
+        all
+    }
+
+    #[test]
+    fn headers_and_large_payloads_leave_in_order_however_little_is_written() {
+        for step in [1, 7, 1000, 100_000] {
+            let mut output = Output::default();
+            let large = Bytes::from(vec![b'x'; 5000]);
+            let mut expected = Vec::new();
+            for head in [b"one".as_slice(), b"", b"three"] {
+                output.bytes_mut().extend_from_slice(head);
+                output.push_payload(Payload::shared(&large));
+                expected.extend_from_slice(head);
+                expected.extend_from_slice(&large);
+            }
+            output.bytes_mut().extend_from_slice(b"tail");
+            expected.extend_from_slice(b"tail");
+            assert_eq!(output.len(), expected.len());
+            assert_eq!(drain(&mut output, step), expected);
+            assert!(output.is_empty());
+            assert_eq!(output.len(), 0);
+        }
+    }
+
+    #[test]
+    fn small_payloads_are_copied_into_the_plain_run() {
+        let mut output = Output::default();
+        output.push_payload(Payload::borrowed(b"small"));
+        assert_eq!(output.plain(), Some(b"small".as_slice()));
+    }
+}

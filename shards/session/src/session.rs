@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A session: what of a client outlives its connections, and what its present connection agreed on.
+
+use std::collections::VecDeque;
+
+use compact_str::CompactString;
+use corqtt_codec::{PacketId, Version};
+
+use crate::alias::{InboundAliases, OutboundAliases};
+use crate::deliver::{Flight, Queued, Unsent};
+use crate::inbound::{AckRing, Received};
+use crate::packet_ids::PacketIds;
+use crate::{Now, Will};
+
+/// What a CONNECT asks for, after the broker's own limits were applied.
+#[derive(Debug)]
+pub struct Opening {
+    /// Protocol version of the connection.
+    pub version: Version,
+    /// Seconds; 0 ends the session with the connection, `u32::MAX` never ends it.
+    pub session_expiry_secs: u32,
+    /// The client's Receive Maximum (65,535 before 5.0).
+    pub receive_maximum: u16,
+    /// The client's Maximum Packet Size, bytes; `u32::MAX`: none.
+    pub packet_bytes_max: u32,
+    /// The client's Topic Alias Maximum.
+    pub topic_alias_maximum: u16,
+    /// The client wants reason strings and user properties on all packets `[MQTT5-3.1.2-29]`.
+    pub problem_information: bool,
+    /// The will of this connection.
+    pub will: Option<Box<Will>>,
+}
+
+/// A client's session. Owned by the shard that its client id hashes to.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) client_id: CompactString,
+    pub(crate) username: Option<Box<str>>,
+    pub(crate) version: Version,
+    pub(crate) connected: bool,
+    pub(crate) problem_information: bool,
+    pub(crate) session_expiry_secs: u32,
+
+    // this connection's agreements
+    pub(crate) receive_maximum: u16,
+    pub(crate) topic_alias_maximum: u16,
+    pub(crate) packet_bytes_max: u32,
+    pub(crate) inbound_aliases: Option<Box<InboundAliases>>,
+    pub(crate) outbound_aliases: Option<Box<OutboundAliases>>,
+
+    // broker to client
+    pub(crate) next_packet_id: PacketId,
+    /// Messages sent on this connection and not acknowledged, `<= min(receive_maximum, inflight_max)`.
+    pub(crate) unacked: u16,
+    /// Entries of `outbound` that this connection has not been sent yet (after a resume).
+    pub(crate) resend: usize,
+    pub(crate) outbound: PacketIds<Flight>,
+    pub(crate) queue: VecDeque<Queued>,
+    pub(crate) queue_bytes: usize,
+
+    // client to broker
+    /// QoS 1 and 2 messages that this connection sent and that are not answered to the end.
+    pub(crate) received_unacked: u16,
+    pub(crate) inbound: PacketIds<Received>,
+    pub(crate) acks: AckRing,
+
+    pub(crate) will: Option<Box<Will>>,
+    /// Monotonic milliseconds; set while disconnected.
+    pub(crate) expires_at_ms: Option<u64>,
+    pub(crate) will_at_ms: Option<u64>,
+}
+
+/// What is due next for a session without a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// The will is to be published at this monotonic time (ms).
+    Will(u64),
+    /// The session ends at this monotonic time (ms); a will that is still there is published first.
+    Expiry(u64),
+}
+
+impl Deadline {
+    /// Monotonic milliseconds.
+    #[must_use]
+    pub const fn at_ms(self) -> u64 {
+        match self {
+            Self::Will(at) | Self::Expiry(at) => at,
+        }
+    }
+}
+
+/// What the end of a connection leaves to do.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// To be published now.
+    pub will: Option<Box<Will>>,
+    /// The session is over: forget it, after [`Session::into_unsent`].
+    pub ended: bool,
+}
+
+impl Session {
+    /// A new session, not connected.
+    #[must_use]
+    pub fn new(client_id: &str, username: Option<&str>) -> Self {
+        Self {
+            client_id: CompactString::new(client_id),
+            username: username.map(Into::into),
+            version: Version::V311,
+            connected: false,
+            problem_information: true,
+            session_expiry_secs: 0,
+            receive_maximum: u16::MAX,
+            topic_alias_maximum: 0,
+            packet_bytes_max: u32::MAX,
+            inbound_aliases: None,
+            outbound_aliases: None,
+            next_packet_id: PacketId(std::num::NonZeroU16::MIN),
+            unacked: 0,
+            resend: 0,
+            outbound: PacketIds::default(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            received_unacked: 0,
+            inbound: PacketIds::default(),
+            acks: AckRing::default(),
+            will: None,
+            expires_at_ms: None,
+            will_at_ms: None,
+        }
+    }
+
+    /// The client identifier.
+    #[inline]
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The user that the session belongs to.
+    #[inline]
+    #[must_use]
+    pub fn username(&self) -> Option<&str> {
+        self.username.as_deref()
+    }
+
+    /// The version of the present or last connection.
+    #[inline]
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// True between [`Session::open`] and [`Session::close`].
+    #[inline]
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// True if the session goes on after its connection.
+    #[inline]
+    #[must_use]
+    pub const fn is_persistent(&self) -> bool {
+        self.session_expiry_secs > 0
+    }
+
+    /// Seconds that the session outlives a connection.
+    #[inline]
+    #[must_use]
+    pub const fn session_expiry_secs(&self) -> u32 {
+        self.session_expiry_secs
+    }
+
+    /// The client wants reason strings and user properties on all packets.
+    #[inline]
+    #[must_use]
+    pub const fn problem_information(&self) -> bool {
+        self.problem_information
+    }
+
+    /// The client's Maximum Packet Size, bytes.
+    #[inline]
+    #[must_use]
+    pub const fn packet_bytes_max(&self) -> u32 {
+        self.packet_bytes_max
+    }
+
+    /// Messages in the queue.
+    #[inline]
+    #[must_use]
+    pub fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Bytes in the queue.
+    #[inline]
+    #[must_use]
+    pub const fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    /// Messages on their way to the client, not yet acknowledged to the end.
+    #[inline]
+    #[must_use]
+    pub fn inflight_len(&self) -> usize {
+        self.outbound.len()
+    }
+
+    /// Acknowledgements that wait for an answer.
+    #[inline]
+    #[must_use]
+    pub fn acks_waiting(&self) -> usize {
+        self.acks.len()
+    }
+
+    /// Changes the interval, as a DISCONNECT of 5.0 may `[MQTT5-3.14.2-2]`.
+    ///
+    /// # Errors
+    /// A protocol error if the session was to end with its connection and the new interval is not 0.
+    pub fn set_session_expiry(&mut self, secs: u32) -> Result<(), crate::Violation> {
+        if self.session_expiry_secs == 0 && secs != 0 {
+            return Err(crate::Violation::new(
+                corqtt_codec::ReasonCode::PROTOCOL_ERROR,
+                "a session expiry interval in DISCONNECT where CONNECT had none",
+            ));
+        }
+        self.session_expiry_secs = secs;
+        Ok(())
+    }
+
+    /// A connection begins. Nothing of an earlier one is left: [`Session::close`] came before.
+    ///
+    /// After CONNACK was encoded, [`Session::resume`] sends what is due.
+    pub fn open(&mut self, opening: Opening) {
+        debug_assert!(!self.connected);
+        self.version = opening.version;
+        self.session_expiry_secs = opening.session_expiry_secs;
+        self.receive_maximum = opening.receive_maximum;
+        self.packet_bytes_max = opening.packet_bytes_max;
+        self.topic_alias_maximum = opening.topic_alias_maximum;
+        self.problem_information = opening.problem_information;
+        self.will = opening.will;
+        self.expires_at_ms = None;
+        self.will_at_ms = None;
+        self.unacked = 0;
+        self.received_unacked = 0;
+        for (_, received) in self.inbound.iter_mut() {
+            received.counted = false;
+        }
+        self.resend = self.outbound.len();
+        for (_, flight) in self.outbound.iter_mut() {
+            flight.sent = false;
+        }
+        self.connected = true;
+    }
+
+    /// The connection is over. `keep_will` is false after a normal DISCONNECT `[MQTT-3.1.2-10]`.
+    pub fn close(&mut self, keep_will: bool, now: Now) -> Closed {
+        self.connected = false;
+        self.inbound_aliases = None;
+        self.outbound_aliases = None;
+        self.resend = 0;
+        self.acks.mute();
+        if !keep_will {
+            self.will = None;
+        }
+        let ended = self.session_expiry_secs == 0;
+        if ended {
+            return Closed {
+                will: self.will.take(),
+                ended,
+            };
+        }
+        if self.session_expiry_secs != u32::MAX {
+            self.expires_at_ms = Some(now.mono_ms + u64::from(self.session_expiry_secs) * 1000);
+        }
+        let delay_secs = self.will.as_ref().map_or(0, |will| will.delay_secs);
+        if delay_secs == 0 {
+            return Closed {
+                will: self.will.take(),
+                ended,
+            };
+        }
+        self.will_at_ms = Some(now.mono_ms + u64::from(delay_secs) * 1000);
+        Closed { will: None, ended }
+    }
+
+    /// The will, if it waits for its delay; it is published when a session ends `[MQTT5-3.1.3-9]` and dropped when
+    /// the client comes back in time.
+    pub fn take_will(&mut self) -> Option<Box<Will>> {
+        self.will_at_ms = None;
+        self.will.take()
+    }
+
+    /// The next thing that time brings to a disconnected session.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Deadline> {
+        if self.connected {
+            return None;
+        }
+        match (self.will_at_ms, self.expires_at_ms) {
+            (Some(will), Some(end)) if will < end => Some(Deadline::Will(will)),
+            (Some(will), None) => Some(Deadline::Will(will)),
+            (_, Some(end)) => Some(Deadline::Expiry(end)),
+            (None, None) => None,
+        }
+    }
+
+    /// Takes the messages of shared groups out of the queue: another member may be there to get them.
+    pub fn take_unsent_shared(&mut self) -> Vec<Unsent> {
+        if !self.queue.iter().any(Queued::is_shared) {
+            return Vec::new();
+        }
+        let (shared, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(Queued::is_shared);
+        self.queue = rest;
+        let unsent: Vec<_> = shared.into_iter().filter_map(Queued::into_unsent).collect();
+        self.queue_bytes -= unsent
+            .iter()
+            .map(|unsent| unsent.message.size())
+            .sum::<usize>();
+        unsent
+    }
+
+    /// What the session leaves undelivered when it ends: messages of shared groups go to another member
+    /// `[MQTT5-4.8.2-5]`.
+    pub fn into_unsent(&mut self) -> Vec<Unsent> {
+        let flights = self
+            .outbound
+            .drain()
+            .filter_map(|(_, flight)| flight.into_unsent());
+        let queued = std::mem::take(&mut self.queue)
+            .into_iter()
+            .filter_map(Queued::into_unsent);
+        self.queue_bytes = 0;
+        flights.chain(queued).collect()
+    }
+}

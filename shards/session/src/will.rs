@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The will message of a session (section 3.1.2.5).
+
+use corqtt_codec::{Message, MessageRef, Payload};
+
+use crate::Now;
+
+/// A will as CONNECT brought it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    /// Topic, payload, QoS, RETAIN and properties; its `expires_at_ms` is set when it is published.
+    pub message: Message,
+    /// Seconds from the end of the connection to publication.
+    pub delay_secs: u32,
+    /// Message Expiry Interval, counted from publication.
+    pub expiry_secs: Option<u32>,
+}
+
+impl Will {
+    /// Copies the will out of a CONNECT.
+    #[must_use]
+    pub fn new(will: &corqtt_codec::Will<'_>) -> Self {
+        let message = MessageRef {
+            topic: will.topic,
+            qos: will.qos,
+            retain: will.retain,
+            properties: &will.properties.forwarded(),
+            expires_at_ms: None,
+            payload: Payload::borrowed(will.payload),
+        }
+        .to_message();
+        Self {
+            message,
+            delay_secs: will.delay_secs,
+            expiry_secs: will.properties.message_expiry_secs,
+        }
+    }
+
+    /// The message to publish now.
+    #[must_use]
+    pub fn into_message(self, now: Now) -> Message {
+        let mut message = self.message;
+        message.expires_at_ms = self
+            .expiry_secs
+            .map(|secs| now.wall_ms + u64::from(secs) * 1000);
+        message
+    }
+}

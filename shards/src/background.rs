@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Work that goes on over several turns: large fan-outs, retained pages, and what operators ask.
+
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use corqtt_codec::{Message, PacketId, QoS, ReasonCode};
+use corqtt_port::ConnectionKey;
+use corqtt_port::admin::{Answer, Ask, Client, Numbers, Query, Reply};
+use corqtt_port::routes::RetainedKey;
+use corqtt_session::{Frame, Grant, Outgoing};
+use corqtt_topics::{ClientKey, Cursor, ShardId, Subscription};
+use std::collections::HashSet;
+
+use crate::router::{FAN_OUT_INLINE, Routed, Source};
+use crate::shard::Shard;
+use crate::wires::{Close, NONE, Stage, Why};
+
+/// A message that still goes to many local subscribers. Its source waits, so nothing overtakes it.
+#[derive(Debug)]
+pub(crate) struct FanOut {
+    pub(crate) message: Arc<Message>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) position: usize,
+    pub(crate) source: Source,
+    pub(crate) next: Next,
+    pub(crate) routed: Routed,
+}
+
+/// A subscriber, as it was when the message was matched.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) client: ClientKey,
+    pub(crate) generation: u32,
+    pub(crate) qos: QoS,
+    pub(crate) retain_as_published: bool,
+    pub(crate) ids: Box<[u32]>,
+}
+
+/// What follows when a message went to everybody.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next {
+    /// Its publisher gets an acknowledgement.
+    Acknowledge {
+        connection: ConnectionKey,
+        qos: QoS,
+        id: Option<PacketId>,
+    },
+    /// The batches of that shard go on.
+    Batches(ShardId),
+    /// Nothing.
+    Nothing,
+}
+
+/// A subscription that gets retained messages.
+#[derive(Debug)]
+pub(crate) struct Paging {
+    pub(crate) key: RetainedKey,
+    /// Without `$share/GROUP/`.
+    pub(crate) filter: Arc<str>,
+    pub(crate) sub: Subscription,
+    /// Still to be asked; the last one is being asked now.
+    pub(crate) shards: Vec<usize>,
+    /// Where its next page begins; `None`: it was asked for.
+    pub(crate) cursor: Option<Cursor>,
+    /// Topics that came live meanwhile.
+    pub(crate) seen: HashSet<CompactString>,
+}
+
+impl Shard {
+    /// Goes on with the oldest large fan-out.
+    pub(crate) fn continue_fan_outs(&mut self) {
+        let Some(mut job) = self.fan_outs.pop_front() else {
+            return;
+        };
+        let mut frame = Frame::default();
+        let mut outgoing = Outgoing::kept(&job.message, &mut frame);
+        let end = job.targets.len().min(job.position + FAN_OUT_INLINE);
+        for target in &job.targets[job.position..end] {
+            let slot = &self.sessions.slots[target.client.0 as usize];
+            if !slot.used || slot.generation != target.generation {
+                continue;
+            }
+            let retain = outgoing.message().retain && target.retain_as_published;
+            let grant = Grant {
+                qos: target.qos,
+                retain,
+                ids: &target.ids,
+                group: None,
+            };
+            self.deliver(target.client, &mut outgoing, grant, &mut job.routed);
+        }
+        job.position = end;
+        if end < job.targets.len() {
+            return self.fan_outs.push_front(job);
+        }
+        if let Source::Client(key) = job.source
+            && let Some(slot) = self.wires.find(key)
+        {
+            self.wires.slots[slot as usize].fanning_out = false;
+            self.make_ready(slot);
+        }
+        match job.next {
+            Next::Acknowledge {
+                connection,
+                qos,
+                id,
+            } => {
+                if let Some(slot) = self.wires.find(connection)
+                    && self.wires.slots[slot as usize].stage == Stage::Live
+                {
+                    self.acknowledge(slot, qos, id, &job.routed);
+                }
+            }
+            Next::Batches(from) => self.continue_batches(from),
+            Next::Nothing => {}
+        }
+    }
+
+    /// Some subscription can be sent its next retained page.
+    pub(crate) fn paging_has_work(&self) -> bool {
+        self.pagings
+            .iter()
+            .any(|paging| paging.cursor.is_some() && self.has_room(paging))
+    }
+
+    /// Retained pages, one per subscription and turn.
+    pub(crate) fn continue_paging(&mut self) {
+        let mut index = 0;
+        while index < self.pagings.len() && self.work > 0 {
+            let paging = &self.pagings[index];
+            if paging.cursor.is_none() || !self.has_room(paging) {
+                index += 1;
+            } else if self.next_page(index) {
+                index += 1;
+            } else {
+                self.end_paging(index);
+            }
+        }
+    }
+
+    pub(crate) fn end_paging(&mut self, index: usize) {
+        let paging = self.pagings.remove(index);
+        if let Some(slot) = self.wires.find(paging.key.connection) {
+            let connection = &mut self.wires.slots[slot as usize];
+            connection.paging = connection.paging.saturating_sub(1);
+        }
+    }
+
+    /// An operator asks or orders something.
+    pub(crate) fn handle_admin(&mut self, query: Query) {
+        let answer = match query.ask {
+            Ask::Numbers => Answer::Numbers(Box::new(self.numbers())),
+            Ask::Client(client_id) => Answer::Client(
+                self.sessions
+                    .find(&client_id)
+                    .map(|at| Box::new(self.client(at))),
+            ),
+            Ask::Disconnect(client_id) => match self.sessions.find(&client_id) {
+                Some(session) => {
+                    let connection = self.sessions.slots[session as usize].connection;
+                    if connection != NONE {
+                        let reason = Some(ReasonCode::ADMINISTRATIVE_ACTION);
+                        let close = Close {
+                            reason,
+                            why: Why::Broker("an operator's order"),
+                            keep_will: true,
+                        };
+                        self.closing.push((connection, close));
+                    }
+                    Answer::Done
+                }
+                None => Answer::NotHere,
+            },
+            Ask::Publish(message) => {
+                self.publish_own(&message);
+                Answer::Done
+            }
+        };
+        query.reply.push(Reply {
+            id: query.id,
+            answer,
+        });
+    }
+
+    fn client(&self, at: u32) -> Client {
+        let slot = &self.sessions.slots[at as usize];
+        let session = &slot.session;
+        let connection =
+            (slot.connection != NONE).then(|| &self.wires.slots[slot.connection as usize]);
+        Client {
+            client_id: session.client_id().into(),
+            username: session.username().map(Into::into),
+            online: session.is_connected(),
+            remote: connection.map(|connection| connection.peer.to_string().into()),
+            filters: self
+                .topics
+                .subscriptions(ClientKey(at))
+                .map(|(filter, _)| filter.into())
+                .collect(),
+            queued: session.queue_len(),
+            inflight: session.inflight_len(),
+            protocol_version: session.version() as u8,
+        }
+    }
+
+    fn numbers(&self) -> Numbers {
+        let connected = self
+            .sessions
+            .slots
+            .iter()
+            .filter(|slot| slot.used && slot.session.is_connected())
+            .count();
+        let mut dropped: Vec<_> = corqtt_session::Drops::REASONS
+            .iter()
+            .map(|(reason, name)| (*name, self.drops.of(*reason)))
+            .collect();
+        dropped.push(("lane-full", self.counters.lane_full));
+        Numbers {
+            bytes_received: self.counters.bytes_received,
+            bytes_sent: self.wires.bytes_sent,
+            packets_received: self.counters.packets_received,
+            messages_received: self.counters.messages_received,
+            messages_sent: self.counters.messages_sent,
+            dropped,
+            clients_connected: connected as u64,
+            clients_total: self.sessions.count() as u64,
+            subscriptions: self.topics.len() as u64,
+            retained: self.retained.len() as u64,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a shard is told at start: plain values, already checked.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use corqtt_codec::{QoS, Version};
+use corqtt_topics::Strategy;
+
+/// How a shard waits for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// A glommio executor that waits on io_uring.
+    Glommio,
+    /// A plain thread in `epoll_wait`.
+    Epoll,
+}
+
+/// A listener that main has bound already, so that its address is known to be free.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Name in the log.
+    pub id: String,
+    /// What was bound, port included.
+    pub address: SocketAddr,
+}
+
+/// What the broker offers; where 5.0 has a property for it, CONNACK says so.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// Seconds; 0: no limit.
+    pub message_expiry_max_secs: u32,
+    /// Seconds; larger wishes are cut to this.
+    pub session_expiry_max_secs: u32,
+    /// Bytes; 0: the protocol's own limit.
+    pub packet_bytes_max: u32,
+    /// Highest QoS that is accepted and granted.
+    pub maximum_qos: QoS,
+    /// RETAIN may be set.
+    pub retain: bool,
+    /// Filters may have wildcards.
+    pub wildcards: bool,
+    /// SUBSCRIBE may have an identifier.
+    pub subscription_ids: bool,
+    /// `$share/` is understood.
+    pub shared: bool,
+    /// Lowest version that may connect.
+    pub minimum_version: Version,
+    /// Seconds; larger wishes are cut to this; 0: no limit.
+    pub keep_alive_max_secs: u16,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self {
+            message_expiry_max_secs: 0,
+            session_expiry_max_secs: u32::MAX,
+            packet_bytes_max: 1 << 20,
+            maximum_qos: QoS::ExactlyOnce,
+            retain: true,
+            wildcards: true,
+            subscription_ids: true,
+            shared: true,
+            minimum_version: Version::V31,
+            keep_alive_max_secs: 0,
+        }
+    }
+}
+
+/// Ways in which comqtt could be told to deviate.
+#[derive(Clone, Debug, Default)]
+pub struct Compatibilities {
+    /// Answer "not authorized" with an unspecific reason.
+    pub obscure_not_authorized: bool,
+}
+
+/// Everything a shard needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// 1 to 64.
+    pub shards: u8,
+    /// How shards wait.
+    pub runtime: Runtime,
+    /// A CPU per shard; empty: not pinned.
+    pub cpus: Vec<usize>,
+    /// All shards listen on all of them.
+    pub listeners: Vec<Listener>,
+    /// What is offered.
+    pub capabilities: Capabilities,
+    /// Deviations.
+    pub compatibilities: Compatibilities,
+    /// Bounds of each session.
+    pub session: corqtt_session::Limits,
+    /// Levels of a topic name or filter; 0: no limit.
+    pub topic_levels_max: usize,
+    /// Subscriptions of a client; 0: no limit.
+    pub subscriptions_max: usize,
+    /// Connections at once over all shards.
+    pub connections_max: usize,
+    /// Time from accept to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// How shared groups choose.
+    pub strategy: Strategy,
+    /// Same for all shards, drawn at start: client ids cannot be aimed at a shard.
+    pub hash_seed: u64,
+}

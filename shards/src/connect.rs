@@ -1,0 +1,565 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CONNECT to CONNACK: checks, placement, auth, take-over, resume (sections 3.1 and 3.2).
+
+use std::num::NonZeroU16;
+
+use corqtt_codec::{
+    Auth, ConnAck, ConnAckProperties, Connect, Frame, Packet, QoS, ReasonCode, UserProperties,
+    Version, decode, encode,
+};
+use corqtt_port::ConnectionKey;
+use corqtt_port::auth::{Identity, Question, Verdict, Wish};
+use corqtt_port::events::Event;
+use corqtt_port::store::Op;
+use corqtt_session::{Opening, Session, Will};
+use corqtt_topics::ClientKey;
+
+use crate::connection::keep_alive_ms;
+use crate::lanes::Waiter;
+use crate::shard::Shard;
+use crate::wires::{Close, NONE, Stage, Why};
+
+/// What a connection does once an answer is in.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// CONNECT waits for auth.
+    Connect {
+        packet: Box<[u8]>,
+        assigned: Option<Box<str>>,
+    },
+    /// CONNACK waits for the store.
+    Open(Box<Terms>),
+    /// SUBSCRIBE waits for auth.
+    Subscribe { packet: Box<[u8]> },
+    /// PUBLISH waits for auth; its alias is resolved already.
+    Publish {
+        packet: bytes::Bytes,
+        topic: Box<str>,
+    },
+}
+
+/// What CONNECT and the broker agreed on.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    opening: Opening,
+    session_present: bool,
+    clean_start: bool,
+    assigned: Option<Box<str>>,
+    keep_alive_secs: u16,
+    /// The client asked for more or less than it gets.
+    tell_keep_alive: bool,
+    tell_expiry: bool,
+    authentication: Option<(Box<str>, Box<[u8]>)>,
+}
+
+/// A CONNECT that is refused.
+struct Refused {
+    reason: ReasonCode,
+    why: &'static str,
+}
+
+impl Shard {
+    /// The first packet of a connection. `rest` begins with it.
+    pub(crate) fn handle_connect(&mut self, slot: u32, frame: Frame<'_>, size: usize, rest: &[u8]) {
+        // [MQTT-3.1.0-1] the first packet must be a CONNECT
+        let connect = match decode(frame, Version::V5) {
+            Ok(Packet::Connect(connect)) => connect,
+            Ok(_) => {
+                let why = Why::Client("the first packet was not CONNECT");
+                return self.closing.push((
+                    slot,
+                    Close {
+                        reason: None,
+                        why,
+                        keep_will: true,
+                    },
+                ));
+            }
+            Err(error) => return self.refuse_malformed(slot, frame, error),
+        };
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.version = connect.version;
+        connection.bridge = connect.bridge;
+        let assigned = match self.check_connect(&connect) {
+            Ok(assigned) => assigned,
+            Err(refused) => return self.refuse(slot, refused.reason, refused.why),
+        };
+        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let owner = self.sessions.hash(client_id) % u64::from(self.config.shards);
+        if owner != u64::from(self.me.0) {
+            return self.hand_over_socket(slot, owner, rest);
+        }
+        let Some(question) = self.connect_question(slot, &connect, client_id) else {
+            return self.open_session(slot, &connect, assigned, None);
+        };
+        match self.auth.ask(question) {
+            Some(verdict) => self.connect_verdict(slot, &connect, assigned, verdict),
+            None => {
+                let packet = rest[..size].into();
+                let connection = &mut self.wires.slots[slot as usize];
+                connection.pending = Some(Box::new(Pending::Connect { packet, assigned }));
+                connection.asking = true;
+                connection.stage = Stage::Connecting;
+            }
+        }
+    }
+
+    /// A CONNECT that cannot be decoded: closed, with CONNACK where the client can understand one.
+    fn refuse_malformed(&mut self, slot: u32, frame: Frame<'_>, error: corqtt_codec::DecodeError) {
+        let connection = &mut self.wires.slots[slot as usize];
+        let version = corqtt_codec::connect_version(frame);
+        if frame.packet_type() == 1 {
+            let answer = match version {
+                Ok(version) => {
+                    connection.version = version;
+                    // before 5.0 a protocol violation has no answer [MQTT-4.8.0-1], but an unacceptable id has one
+                    version.is_v5() || error.reason() == ReasonCode::CLIENT_IDENTIFIER_NOT_VALID
+                }
+                // [MQTT-3.1.2-2] [MQTT5-3.1.2-2]
+                Err(unknown) => {
+                    connection.version = Version::V311;
+                    unknown.reason() == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION
+                }
+            };
+            if answer {
+                let ack = ConnAck {
+                    session_present: false,
+                    reason: error.reason(),
+                    properties: ConnAckProperties::default(),
+                };
+                let version = connection.version;
+                encode(
+                    &Packet::ConnAck(ack),
+                    version,
+                    self.wires.output(slot).bytes_mut(),
+                );
+            }
+        }
+        self.malformed(slot, error);
+    }
+
+    fn check_connect(&mut self, connect: &Connect<'_>) -> Result<Option<Box<str>>, Refused> {
+        let capabilities = &self.config.capabilities;
+        let refused = |reason, why| Err(Refused { reason, why });
+        if self.draining.is_some() {
+            return refused(
+                ReasonCode::SERVER_UNAVAILABLE,
+                "the broker is shutting down",
+            );
+        }
+        if connect.version < capabilities.minimum_version {
+            return refused(
+                ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+                "its version is below minimum-protocol-version",
+            );
+        }
+        if let Some(will) = &connect.will {
+            // [MQTT5-3.2.2-12] [MQTT5-3.2.2-13]
+            if will.qos > capabilities.maximum_qos {
+                return refused(
+                    ReasonCode::QOS_NOT_SUPPORTED,
+                    "the QoS of its will is above maximum-qos",
+                );
+            }
+            if will.retain && !capabilities.retain {
+                return refused(
+                    ReasonCode::RETAIN_NOT_SUPPORTED,
+                    "its will is retained and retain-available is off",
+                );
+            }
+            let levels_max = self.config.topic_levels_max;
+            if levels_max > 0 && will.topic.level_count() > levels_max {
+                return refused(
+                    ReasonCode::TOPIC_NAME_INVALID,
+                    "the topic of its will has too many levels",
+                );
+            }
+            if will.topic.as_str().starts_with("$SYS") {
+                return refused(ReasonCode::NOT_AUTHORIZED, "its will is for $SYS");
+            }
+        }
+        if let Some(method) = connect.authentication_method
+            && !self.auth.knows_method(method)
+        {
+            return refused(
+                ReasonCode::BAD_AUTHENTICATION_METHOD,
+                "its authentication method is not known",
+            );
+        }
+        if connect.client_id.is_empty() {
+            // [MQTT-3.1.3-7] [MQTT-3.1.3-8]; 3.1 has no empty client ids
+            let allowed = match connect.version {
+                Version::V31 => false,
+                Version::V311 => connect.clean_start,
+                Version::V5 => true,
+            };
+            if !allowed {
+                return refused(
+                    ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+                    "its client id is empty",
+                );
+            }
+            return Ok(Some(self.assign_client_id()));
+        }
+        if connect.version == Version::V31 && connect.client_id.chars().count() > 23 {
+            return refused(
+                ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+                "its client id is longer than 23 characters",
+            );
+        }
+        Ok(None)
+    }
+
+    /// A client id that nobody has and that belongs to this shard `[MQTT-3.1.3-6] [MQTT5-3.1.3-6]`.
+    fn assign_client_id(&mut self) -> Box<str> {
+        loop {
+            let id = format!("auto-{:016X}{:08X}", self.random(), self.random() as u32);
+            let owner = self.sessions.hash(&id) % u64::from(self.config.shards);
+            if owner == u64::from(self.me.0) && self.sessions.find(&id).is_none() {
+                return id.into();
+            }
+        }
+    }
+
+    fn identity(&self, slot: u32, client_id: &str, username: Option<&str>) -> Identity {
+        Identity {
+            client_id: client_id.into(),
+            username: username.map(Into::into),
+            remote: self.wires.slots[slot as usize].peer.to_string().into(),
+        }
+    }
+
+    /// What to ask about a live connection.
+    pub(crate) fn question(&self, slot: u32, wish: Wish) -> Question {
+        let session =
+            &self.sessions.slots[self.wires.slots[slot as usize].session as usize].session;
+        let identity = self.identity(slot, session.client_id(), session.username());
+        Question {
+            connection: self.wires.key(slot),
+            identity,
+            wish,
+        }
+    }
+
+    fn connect_question(
+        &self,
+        slot: u32,
+        connect: &Connect<'_>,
+        client_id: &str,
+    ) -> Option<Question> {
+        // nobody is asked where everybody may do everything
+        if !self.checks_publish && !self.checks_subscribe && connect.authentication_method.is_none()
+        {
+            return None;
+        }
+        let wish = Wish::Connect {
+            version: connect.version,
+            password: connect.password.map(Into::into),
+            method: connect.authentication_method.map(Into::into),
+            data: connect.authentication_data.map(Into::into),
+            will_topic: connect.will.as_ref().map(|will| will.topic.as_str().into()),
+        };
+        let identity = self.identity(slot, client_id, connect.username);
+        Some(Question {
+            connection: self.wires.key(slot),
+            identity,
+            wish,
+        })
+    }
+
+    /// Auth answered a CONNECT late.
+    pub(crate) fn connect_answered(
+        &mut self,
+        slot: u32,
+        packet: &[u8],
+        assigned: Option<Box<str>>,
+        verdict: Verdict,
+    ) {
+        let Ok(Some((frame, _))) = corqtt_codec::frame(packet, u32::MAX) else {
+            return;
+        };
+        let Ok(Packet::Connect(connect)) = decode(frame, Version::V5) else {
+            return;
+        };
+        self.connect_verdict(slot, &connect, assigned, verdict);
+    }
+
+    fn connect_verdict(
+        &mut self,
+        slot: u32,
+        connect: &Connect<'_>,
+        assigned: Option<Box<str>>,
+        verdict: Verdict,
+    ) {
+        let method = connect.authentication_method.unwrap_or("");
+        match verdict {
+            Verdict::Allow | Verdict::Filters(_) => {
+                self.open_session(slot, connect, assigned, None)
+            }
+            Verdict::Authenticated { data } => {
+                self.open_session(slot, connect, assigned, Some((method.into(), data)));
+            }
+            Verdict::Deny(reason) => {
+                let reason = if self.config.compatibilities.obscure_not_authorized {
+                    ReasonCode::UNSPECIFIED_ERROR
+                } else {
+                    reason
+                };
+                self.refuse(slot, reason, "not authorized");
+            }
+            Verdict::Continue { data } => {
+                let auth = Auth {
+                    reason: ReasonCode::CONTINUE_AUTHENTICATION,
+                    method: Some(method),
+                    data: Some(&data),
+                    reason_string: None,
+                    user_properties: UserProperties::EMPTY,
+                };
+                encode(
+                    &Packet::Auth(auth),
+                    connect.version,
+                    self.wires.output(slot).bytes_mut(),
+                );
+            }
+        }
+    }
+
+    /// CONNACK with an error, then the connection closes `[MQTT-3.2.2-5] [MQTT5-3.2.2-7]`.
+    pub(crate) fn refuse(&mut self, slot: u32, reason: ReasonCode, why: &'static str) {
+        let version = self.wires.slots[slot as usize].version;
+        // [MQTT-3.2.2-4] [MQTT5-3.2.2-6] no session present with an error
+        let ack = ConnAck {
+            session_present: false,
+            reason,
+            properties: ConnAckProperties::default(),
+        };
+        encode(
+            &Packet::ConnAck(ack),
+            version,
+            self.wires.output(slot).bytes_mut(),
+        );
+        self.closing.push((
+            slot,
+            Close {
+                reason: None,
+                why: Why::Broker(why),
+                keep_will: true,
+            },
+        ));
+    }
+
+    /// The client may connect: an older connection of its id ends, its session is found, ended or made.
+    fn open_session(
+        &mut self,
+        slot: u32,
+        connect: &Connect<'_>,
+        assigned: Option<Box<str>>,
+        authentication: Option<(Box<str>, Box<[u8]>)>,
+    ) {
+        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let mut ended = false;
+        if let Some(existing) = self.sessions.find(client_id) {
+            let owner = &self.sessions.slots[existing as usize];
+            if (self.checks_publish || self.checks_subscribe)
+                && owner.session.username() != connect.username
+            {
+                return self.refuse(
+                    slot,
+                    ReasonCode::NOT_AUTHORIZED,
+                    "its client id belongs to another user",
+                );
+            }
+            let old = owner.connection;
+            if old != NONE {
+                // [MQTT-3.1.4-2] [MQTT5-3.1.4-3]
+                let why = Why::Broker("another connection took its client id over");
+                self.close(
+                    old,
+                    &Close {
+                        reason: Some(ReasonCode::SESSION_TAKEN_OVER),
+                        why,
+                        keep_will: true,
+                    },
+                );
+            }
+        }
+        let existing = self.sessions.find(client_id);
+        if let Some(existing) = existing
+            && connect.clean_start
+        {
+            // [MQTT-3.1.2-6] [MQTT5-3.1.2-4]
+            ended = self.sessions.slots[existing as usize]
+                .session
+                .is_persistent();
+            self.end_session(existing);
+        }
+        let existing = if connect.clean_start { None } else { existing };
+        let session_present = existing.is_some();
+        let session = match existing {
+            Some(session) => session,
+            None => self.sessions.add(Session::new(client_id, connect.username)),
+        };
+        self.sessions.slots[session as usize].connection = slot;
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.session = session;
+        connection.stage = Stage::Connecting;
+        let terms = self.terms(connect, session_present, assigned, authentication);
+        let persistent = terms.opening.session_expiry_secs > 0;
+        if self.records && (persistent || ended) {
+            let state = &self.sessions.slots[session as usize].session;
+            self.ops.push(Op::Session {
+                client_id: state.client_id().into(),
+                username: state.username().map(Into::into),
+                expiry_secs: terms.opening.session_expiry_secs,
+                fresh: !session_present,
+            });
+            self.store_waiters
+                .push_back((self.next_token, Waiter::Connect(self.wires.key(slot))));
+            let connection = &mut self.wires.slots[slot as usize];
+            connection.asking = true;
+            connection.pending = Some(Box::new(Pending::Open(Box::new(terms))));
+            return;
+        }
+        self.finish_connect(slot, terms);
+    }
+
+    fn terms(
+        &self,
+        connect: &Connect<'_>,
+        session_present: bool,
+        assigned: Option<Box<str>>,
+        authentication: Option<(Box<str>, Box<[u8]>)>,
+    ) -> Terms {
+        let capabilities = &self.config.capabilities;
+        let wanted_expiry = match connect.version {
+            Version::V5 => connect.session_expiry_secs.unwrap_or(0),
+            // before 5.0 a session that is not clean never ends
+            _ if connect.clean_start => 0,
+            _ => u32::MAX,
+        };
+        let session_expiry_secs = wanted_expiry.min(capabilities.session_expiry_max_secs);
+        let keep_alive_max = capabilities.keep_alive_max_secs;
+        let too_long = keep_alive_max > 0
+            && (connect.keep_alive_secs == 0 || connect.keep_alive_secs > keep_alive_max);
+        // a client before 5.0 cannot be told another one
+        let tell_keep_alive = too_long && connect.version.is_v5();
+        let keep_alive_secs = if tell_keep_alive {
+            keep_alive_max
+        } else {
+            connect.keep_alive_secs
+        };
+        let opening = Opening {
+            version: connect.version,
+            session_expiry_secs,
+            receive_maximum: connect.receive_maximum.get(),
+            packet_bytes_max: connect.maximum_packet_size.unwrap_or(u32::MAX),
+            topic_alias_maximum: connect.topic_alias_maximum,
+            problem_information: connect.request_problem_information,
+            will: connect.will.as_ref().map(|will| Box::new(Will::new(will))),
+        };
+        Terms {
+            opening,
+            session_present,
+            clean_start: connect.clean_start,
+            assigned,
+            keep_alive_secs,
+            tell_keep_alive,
+            tell_expiry: session_expiry_secs != wanted_expiry,
+            authentication,
+        }
+    }
+
+    /// The store has the session: CONNACK may leave.
+    pub(crate) fn connect_is_kept(&mut self, key: ConnectionKey) {
+        let Some(slot) = self.wires.find(key) else {
+            return;
+        };
+        let connection = &mut self.wires.slots[slot as usize];
+        match connection.pending.take().map(|pending| *pending) {
+            Some(Pending::Open(terms)) => {
+                connection.asking = false;
+                self.finish_connect(slot, *terms);
+                self.make_ready(slot);
+            }
+            other => connection.pending = other.map(Box::new),
+        }
+    }
+
+    fn finish_connect(&mut self, slot: u32, terms: Terms) {
+        let connection = &mut self.wires.slots[slot as usize];
+        let session = connection.session;
+        connection.stage = Stage::Live;
+        connection.keep_alive_secs = terms.keep_alive_secs;
+        connection.clock_ms = self.now.mono_ms;
+        let version = connection.version;
+        if let Some(span) = keep_alive_ms(terms.keep_alive_secs) {
+            let at = self.now.mono_ms + span;
+            self.connection_deadline(slot, at);
+        }
+        self.write_connack(slot, version, &terms);
+        let expiry_secs = terms.opening.session_expiry_secs;
+        self.sessions.slots[session as usize]
+            .session
+            .open(terms.opening);
+        self.topics
+            .client_changed(ClientKey(session), expiry_secs > 0, true, &mut self.changes);
+        self.spread_interest();
+        let state = &self.sessions.slots[session as usize].session;
+        let peer = self.wires.slots[slot as usize].peer;
+        log::debug!(client = state.client_id(), remote:% = peer, protocol = version as u8, clean = terms.clean_start; "client connected");
+        if let Some(events) = &self.events {
+            events.push(Event::Connected {
+                client_id: state.client_id().into(),
+                username: state.username().map(Into::into),
+                remote: peer.to_string().into(),
+                version,
+                clean: terms.clean_start,
+            });
+        }
+        // [MQTT-4.4.0-1] [MQTT5-4.4.0-1] what was begun is sent again
+        self.pump(session);
+    }
+
+    fn write_connack(&mut self, slot: u32, version: Version, terms: &Terms) {
+        let capabilities = &self.config.capabilities;
+        let limits = &self.config.session;
+        let properties = if version.is_v5() {
+            ConnAckProperties {
+                session_expiry_secs: terms
+                    .tell_expiry
+                    .then_some(terms.opening.session_expiry_secs),
+                receive_maximum: NonZeroU16::new(limits.receive_maximum)
+                    .filter(|maximum| maximum.get() != u16::MAX),
+                maximum_qos: Some(capabilities.maximum_qos)
+                    .filter(|maximum| *maximum < QoS::ExactlyOnce),
+                retain_available: (!capabilities.retain).then_some(false),
+                maximum_packet_size: Some(capabilities.packet_bytes_max)
+                    .filter(|bytes| *bytes != 0),
+                // [MQTT5-3.2.2-16]
+                assigned_client_id: terms.assigned.as_deref(),
+                topic_alias_maximum: Some(limits.topic_alias_maximum)
+                    .filter(|maximum| *maximum != 0),
+                wildcard_subscription_available: (!capabilities.wildcards).then_some(false),
+                subscription_ids_available: (!capabilities.subscription_ids).then_some(false),
+                shared_subscription_available: (!capabilities.shared).then_some(false),
+                // [MQTT5-3.2.2-21] the client must use it
+                server_keep_alive_secs: terms.tell_keep_alive.then_some(terms.keep_alive_secs),
+                authentication_method: terms.authentication.as_ref().map(|(method, _)| &**method),
+                authentication_data: terms.authentication.as_ref().map(|(_, data)| &**data),
+                ..ConnAckProperties::default()
+            }
+        } else {
+            ConnAckProperties::default()
+        };
+        let ack = ConnAck {
+            session_present: terms.session_present,
+            reason: ReasonCode::SUCCESS,
+            properties,
+        };
+        encode(
+            &Packet::ConnAck(ack),
+            version,
+            self.wires.output(slot).bytes_mut(),
+        );
+    }
+}

@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connection from its first byte to its end: reading, decoding, deadlines, closing, moving to another shard.
+
+use bytes::Bytes;
+use corqtt_codec::{Disconnect, Packet, ReasonCode, encode, frame, frame_len};
+use corqtt_session::Deadline;
+use corqtt_topics::ClientKey;
+use corqtt_transport::{Carry, reserve_for_read};
+use rustix::io::Errno;
+
+use crate::lanes::{HandOff, ToShard};
+use crate::shard::{CARRY_BYTES, READ_BYTES, Shard};
+use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
+
+/// After our goodbye, how long a client may take to close before we do (ms).
+const LINGER_MS: u64 = 2000;
+/// Acknowledgements that may wait in a session before its connection is no longer read; clients of 5.0 are held to
+/// Receive Maximum anyway.
+const ACKS_WAITING_MAX: usize = 16 * 1024;
+
+/// What decoding came to.
+enum Decoded {
+    /// Everything was handled; so many bytes were whole packets.
+    All(usize),
+    /// It stopped in between, with something left: an answer must come first, or the turn is over.
+    Stopped(usize),
+    /// The connection is closing or has moved.
+    Gone,
+}
+
+impl Shard {
+    /// Reads and decodes what a connection has.
+    pub(crate) fn serve(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        match connection.stage {
+            Stage::Free => return,
+            Stage::Lingering => return self.discard(slot),
+            Stage::Opening | Stage::Connecting | Stage::Live => {}
+        }
+        if connection.asking || connection.fanning_out {
+            return;
+        }
+        match std::mem::take(&mut connection.carry) {
+            Carry::Large {
+                bytes,
+                packet_bytes,
+            } => self.read_large(slot, bytes, packet_bytes),
+            Carry::Small(bytes) => self.read_small(slot, &bytes),
+            Carry::Empty => self.read_small(slot, &[]),
+        }
+    }
+
+    fn read_small(&mut self, slot: u32, carried: &[u8]) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        // whole packets that had to wait are handled before more is read
+        let mut filled = carried.len().min(scratch.len());
+        if carried.len() > scratch.len() {
+            scratch.resize(carried.len(), 0);
+            filled = carried.len();
+        }
+        scratch[..filled].copy_from_slice(carried);
+        let mut alive = true;
+        if filled <= CARRY_BYTES && self.wires.slots[slot as usize].readable {
+            let room = scratch.len().min(filled + READ_BYTES);
+            match self.read(slot, &mut scratch[filled..room]) {
+                Some(count) => filled += count,
+                None => alive = false,
+            }
+        }
+        if filled > 0 {
+            self.decode_and_carry(slot, &scratch[..filled], None);
+        }
+        scratch.truncate(CARRY_BYTES + READ_BYTES);
+        self.scratch = scratch;
+        if !alive {
+            self.end_of_stream(slot);
+        }
+    }
+
+    fn read_large(&mut self, slot: u32, mut bytes: Vec<u8>, packet_bytes: usize) {
+        let mut alive = true;
+        let mut budget = 4 * READ_BYTES;
+        while bytes.len() < packet_bytes && self.wires.slots[slot as usize].readable && budget > 0 {
+            reserve_for_read(&mut bytes, packet_bytes);
+            let start = bytes.len();
+            let room = bytes.capacity().min(packet_bytes).min(start + budget);
+            bytes.resize(room, 0);
+            match self.read(slot, &mut bytes[start..]) {
+                Some(count) => {
+                    bytes.truncate(start + count);
+                    budget = budget.saturating_sub(count.max(1));
+                }
+                None => {
+                    bytes.truncate(start);
+                    alive = false;
+                    break;
+                }
+            }
+        }
+        if bytes.len() == packet_bytes {
+            let whole = Bytes::from(bytes);
+            self.decode_and_carry(slot, &whole, Some(&whole));
+            if self.wires.slots[slot as usize].readable {
+                self.make_ready(slot);
+            }
+        } else {
+            let connection = &mut self.wires.slots[slot as usize];
+            connection.carry = Carry::Large {
+                bytes,
+                packet_bytes,
+            };
+            if connection.readable && alive {
+                self.make_ready(slot);
+            }
+        }
+        if !alive {
+            self.end_of_stream(slot);
+        }
+    }
+
+    /// One read. `None`: the stream has ended (or broke: then it is closing already).
+    fn read(&mut self, slot: u32, into: &mut [u8]) -> Option<usize> {
+        let connection = &mut self.wires.slots[slot as usize];
+        let fd = connection.fd.as_ref()?;
+        loop {
+            match rustix::io::read(fd, &mut *into) {
+                Ok(0) => return None,
+                Ok(count) => {
+                    // a short read means that the socket is empty, unless the peer has closed: then the end comes next
+                    connection.readable = count == into.len() || connection.hangup;
+                    if connection.stage == Stage::Live {
+                        connection.clock_ms = self.now.mono_ms;
+                    }
+                    self.counters.bytes_received += count as u64;
+                    return Some(count);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    connection.readable = false;
+                    connection.hangup = false;
+                    return Some(0);
+                }
+                Err(errno) => {
+                    connection.readable = false;
+                    let close = Close {
+                        reason: None,
+                        why: Why::Transport(errno),
+                        keep_will: true,
+                    };
+                    self.closing.push((slot, close));
+                    return Some(0);
+                }
+            }
+        }
+    }
+
+    fn end_of_stream(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.readable = false;
+        let why = match connection.stage {
+            Stage::Free => return,
+            Stage::Opening => "closed before CONNECT",
+            _ => "closed without DISCONNECT",
+        };
+        if connection.asking || connection.fanning_out {
+            // what it sent before closing is still handled
+            connection.hangup = true;
+            connection.readable = true;
+            return;
+        }
+        self.closing.push((
+            slot,
+            Close {
+                reason: None,
+                why: Why::Client(why),
+                keep_will: true,
+            },
+        ));
+    }
+
+    fn decode_and_carry(&mut self, slot: u32, bytes: &[u8], whole: Option<&Bytes>) {
+        let (used, stopped) = match self.decode_all(slot, bytes, whole) {
+            Decoded::All(used) => (used, false),
+            Decoded::Stopped(used) => (used, true),
+            Decoded::Gone => return,
+        };
+        let rest = &bytes[used..];
+        let known = frame_len(rest).ok().flatten();
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.carry = Carry::keep(rest, known);
+        let waits = connection.asking || connection.fanning_out;
+        if (stopped || connection.readable) && !waits {
+            self.make_ready(slot);
+        }
+    }
+
+    fn decode_all(&mut self, slot: u32, bytes: &[u8], whole: Option<&Bytes>) -> Decoded {
+        let limit = match self.config.capabilities.packet_bytes_max {
+            0 => u32::MAX,
+            limit => limit,
+        };
+        let mut used = 0;
+        loop {
+            if self.work <= 0 || self.lanes.iter().any(crate::lanes::Lane::is_full) {
+                return Decoded::Stopped(used);
+            }
+            let connection = &self.wires.slots[slot as usize];
+            if connection.stage == Stage::Live
+                && self.sessions.slots[connection.session as usize]
+                    .session
+                    .acks_waiting()
+                    > ACKS_WAITING_MAX
+            {
+                return Decoded::Stopped(used);
+            }
+            let (packet, size) = match frame(&bytes[used..], limit) {
+                Ok(Some(next)) => next,
+                Ok(None) => return Decoded::All(used),
+                Err(error) => {
+                    self.malformed(slot, error);
+                    return Decoded::Gone;
+                }
+            };
+            self.counters.packets_received += 1;
+            self.work -= 1;
+            let rest = &bytes[used..];
+            used += size;
+            self.handle_packet(slot, packet, rest, size, whole);
+            let connection = &self.wires.slots[slot as usize];
+            match connection.stage {
+                Stage::Free | Stage::Lingering => return Decoded::Gone,
+                Stage::Opening | Stage::Connecting | Stage::Live => {
+                    if !self.closing.is_empty()
+                        && self.closing.iter().any(|(closing, _)| *closing == slot)
+                    {
+                        self.wires.slots[slot as usize].readable = false;
+                        return Decoded::Gone;
+                    }
+                }
+            }
+            if connection.asking || connection.fanning_out {
+                return Decoded::Stopped(used);
+            }
+        }
+    }
+
+    /// Bytes that are no packet: the connection ends, with the reason where the version has one.
+    pub(crate) fn malformed(&mut self, slot: u32, error: corqtt_codec::DecodeError) {
+        let close = Close {
+            reason: Some(error.reason()),
+            why: Why::Malformed(error),
+            keep_will: true,
+        };
+        self.closing.push((slot, close));
+    }
+
+    fn discard(&mut self, slot: u32) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let ended = loop {
+            if !self.wires.slots[slot as usize].readable {
+                break false;
+            }
+            match self.read(slot, &mut scratch) {
+                None => break true,
+                Some(0) => break false,
+                Some(_) => {}
+            }
+        };
+        self.scratch = scratch;
+        if ended {
+            self.forget(slot);
+        }
+    }
+
+    /// Ends a connection: the session keeps or publishes its will, expires or waits; the socket closes.
+    pub(crate) fn close(&mut self, slot: u32, close: &Close) {
+        let connection = &mut self.wires.slots[slot as usize];
+        match connection.stage {
+            Stage::Free => return,
+            Stage::Lingering => {
+                if self.draining == Some(crate::lanes::DrainStep::Close) {
+                    return;
+                }
+                return self.forget(slot);
+            }
+            Stage::Opening | Stage::Connecting | Stage::Live => {}
+        }
+        let was_live = connection.stage == Stage::Live;
+        let (session, version, peer) = (connection.session, connection.version, connection.peer);
+        connection.carry = Carry::Empty;
+        if log::log_enabled!(log::Level::Debug) && was_live {
+            let client = self.sessions.slots[session as usize].session.client_id();
+            log::debug!(client = client, remote:% = peer, reason:% = close.why; "client disconnected");
+        } else if !was_live && !matches!(close.why, Why::Client(_)) {
+            log::info!(remote:% = peer, reason:% = close.why; "connection refused");
+        }
+        let mut goodbye = false;
+        if let Some(reason) = close.reason
+            && was_live
+            && version.is_v5()
+        {
+            // [MQTT5-3.1.2-24] a DISCONNECT without properties is smaller than any limit that makes sense
+            let out = self.wires.output(slot);
+            encode(
+                &Packet::Disconnect(Disconnect::new(reason)),
+                version,
+                out.bytes_mut(),
+            );
+            goodbye = true;
+        }
+        goodbye |= self.wires.slots[slot as usize].out.is_some();
+        self.linger_or_forget(slot, goodbye);
+        if session != NONE {
+            self.leave_session(session, slot, was_live, close.keep_will);
+        }
+    }
+
+    fn linger_or_forget(&mut self, slot: u32, goodbye: bool) {
+        if !goodbye {
+            return self.forget(slot);
+        }
+        let flushed = self.wires.flush(slot);
+        let connection = &mut self.wires.slots[slot as usize];
+        if matches!(flushed, Flushed::Broken(_)) {
+            return self.forget(slot);
+        }
+        connection.stage = Stage::Lingering;
+        connection.session = NONE;
+        connection.pending = None;
+        connection.clock_ms = self.now.mono_ms + LINGER_MS;
+        if flushed == Flushed::All
+            && let Some(fd) = &connection.fd
+        {
+            // bytes that still come are read and thrown away: closing now could take the goodbye back (RST)
+            let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+        }
+        let at = connection.clock_ms;
+        self.connection_deadline(slot, at);
+        self.wires.slots[slot as usize].readable = true;
+        self.make_ready(slot);
+    }
+
+    fn leave_session(&mut self, session: u32, connection: u32, was_live: bool, keep_will: bool) {
+        let slot = &mut self.sessions.slots[session as usize];
+        debug_assert_eq!(slot.connection, connection);
+        slot.connection = NONE;
+        self.pagings
+            .retain(|paging| paging.key.connection.slot != connection);
+        let client = ClientKey(session);
+        if !was_live {
+            // its CONNACK never left: as if it had not come, but for what that CONNECT ended
+            if slot.session.poll_deadline().is_none() && !slot.session.is_persistent() {
+                self.end_session(session);
+            } else if let Some(deadline) = self.sessions.slots[session as usize]
+                .session
+                .poll_deadline()
+            {
+                self.session_deadline(session, deadline.at_ms());
+            }
+            return;
+        }
+        let closed = slot.session.close(keep_will, self.now);
+        if closed.ended {
+            self.end_session(session);
+        } else {
+            let persistent = slot.session.is_persistent();
+            if let Some(deadline) = slot.session.poll_deadline() {
+                self.session_deadline(session, deadline.at_ms());
+            }
+            self.topics
+                .client_changed(client, persistent, false, &mut self.changes);
+            self.spread_interest();
+            let unsent = self.sessions.slots[session as usize]
+                .session
+                .take_unsent_shared();
+            if !unsent.is_empty() {
+                self.redispatch(unsent, Some(client));
+            }
+        }
+        if let Some(will) = closed.will {
+            self.publish_will(*will);
+        }
+    }
+
+    /// A session is over: its subscriptions, queue and will with it.
+    pub(crate) fn end_session(&mut self, session: u32) {
+        let slot = &mut self.sessions.slots[session as usize];
+        let will = slot.session.take_will();
+        if self.records && slot.session.is_persistent() {
+            self.ops.push(corqtt_port::store::Op::SessionEnded {
+                client_id: slot.session.client_id().into(),
+            });
+        }
+        let unsent = slot.session.into_unsent();
+        self.topics
+            .remove_client(ClientKey(session), &mut self.changes);
+        self.spread_interest();
+        self.sessions.remove(session);
+        self.redispatch(unsent, None);
+        if let Some(will) = will {
+            self.publish_will(*will);
+        }
+    }
+
+    /// The wheel reached an entry of a connection slot.
+    pub(crate) fn connection_timer(&mut self, slot: u32) {
+        let now = self.now.mono_ms;
+        let Some(connection) = self.wires.slots.get_mut(slot as usize) else {
+            return;
+        };
+        connection.timer_tick = 0;
+        let Some(at_ms) = deadline_ms(connection) else {
+            return;
+        };
+        if at_ms > now {
+            return self.connection_deadline(slot, at_ms);
+        }
+        match connection.stage {
+            Stage::Free => {}
+            Stage::Lingering => self.forget(slot),
+            Stage::Opening | Stage::Connecting => {
+                // section 3.1.4: no CONNECT in a reasonable time
+                let close = Close {
+                    reason: None,
+                    why: Why::Broker("no CONNECT in time"),
+                    keep_will: true,
+                };
+                self.closing.push((slot, close));
+            }
+            Stage::Live => {
+                // [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
+                let why = Why::Broker("nothing came for one and a half times the keep-alive");
+                let close = Close {
+                    reason: Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
+                    why,
+                    keep_will: true,
+                };
+                self.closing.push((slot, close));
+            }
+        }
+    }
+
+    /// The wheel reached an entry of a session slot.
+    pub(crate) fn session_timer(&mut self, session: u32) {
+        let now = self.now.mono_ms;
+        let Some(slot) = self.sessions.slots.get_mut(session as usize) else {
+            return;
+        };
+        slot.timer_tick = 0;
+        if !slot.used || slot.connection != NONE {
+            return;
+        }
+        match slot.session.poll_deadline() {
+            None => {}
+            Some(deadline) if deadline.at_ms() > now => {
+                self.session_deadline(session, deadline.at_ms())
+            }
+            Some(Deadline::Expiry(_)) => self.end_session(session),
+            Some(Deadline::Will(_)) => {
+                if let Some(will) = slot.session.take_will() {
+                    if let Some(next) = slot.session.poll_deadline() {
+                        self.session_deadline(session, next.at_ms());
+                    }
+                    self.publish_will(*will);
+                }
+            }
+        }
+    }
+
+    /// Sends a connection to the shard that owns its client id: it leaves this shard's epoll set first.
+    pub(crate) fn hand_over_socket(&mut self, slot: u32, owner: u64, bytes: &[u8]) {
+        let connection = &self.wires.slots[slot as usize];
+        let (peer, listener, deadline_ms) =
+            (connection.peer, connection.listener, connection.clock_ms);
+        let Some(fd) = self.unwatch(slot) else { return };
+        let hand_off = HandOff {
+            fd,
+            peer,
+            listener,
+            bytes: bytes.to_vec(),
+            deadline_ms,
+        };
+        self.wires.remove(slot);
+        self.lanes[owner as usize].send(ToShard::Connection(Box::new(hand_off)));
+    }
+
+    /// A connection whose client id belongs here: carried bytes first, then the socket.
+    pub(crate) fn take_over_socket(&mut self, hand_off: HandOff) {
+        let Some(slot) = self.adopt(
+            hand_off.fd,
+            hand_off.peer,
+            hand_off.listener,
+            hand_off.deadline_ms,
+        ) else {
+            return;
+        };
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.carry = Carry::Small(hand_off.bytes);
+        self.make_ready(slot);
+    }
+}
+
+/// Monotonic ms at which a connection must be looked at.
+fn deadline_ms(connection: &Connection) -> Option<u64> {
+    match connection.stage {
+        Stage::Free => None,
+        Stage::Opening | Stage::Connecting | Stage::Lingering => Some(connection.clock_ms),
+        Stage::Live => {
+            keep_alive_ms(connection.keep_alive_secs).map(|span| connection.clock_ms + span)
+        }
+    }
+}
+
+/// One and a half times the keep-alive, in ms; `None`: none.
+pub(crate) fn keep_alive_ms(secs: u16) -> Option<u64> {
+    (secs > 0).then(|| u64::from(secs) * 1500)
+}

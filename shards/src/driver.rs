@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What waits for a shard's work: a glommio executor, or a plain thread. The only place that knows glommio.
+
+use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use corqtt_topics::ShardId;
+use glommio::io::PollableFd;
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::config::{Config, Runtime};
+use crate::shard::{Ports, Shard};
+
+/// Registered buffers of an executor (bytes): the shard does its own I/O, and the default is 10 MiB.
+const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
+const RING_DEPTH: usize = 128;
+/// An executor looks at its timers at least this often while it has nothing else to do.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A shard could not be started.
+#[derive(Debug)]
+pub struct StartError {
+    /// Which one.
+    pub shard: u8,
+    /// Why.
+    pub cause: String,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {} cannot start: {}", self.shard, self.cause)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running shard.
+#[derive(Debug)]
+pub struct Driven {
+    thread: JoinHandle<()>,
+}
+
+impl Driven {
+    /// Waits until the shard has been drained.
+    ///
+    /// # Errors
+    /// If its thread panicked.
+    pub fn join(self) -> std::thread::Result<()> {
+        self.thread.join()
+    }
+}
+
+/// Whether the kernel and its limits allow glommio; the reason if not.
+///
+/// # Errors
+/// The reason, for the log.
+pub fn glommio_available() -> Result<(), String> {
+    let built = std::thread::spawn(|| {
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(EXECUTOR_MEMORY_BYTES)
+            .ring_depth(RING_DEPTH)
+            .make()
+            .map(drop)
+            .map_err(|error| error.to_string())
+    });
+    built
+        .join()
+        .unwrap_or_else(|_| Err("the executor cannot be built".to_owned()))
+}
+
+/// Starts a shard on its thread and waits until it listens.
+///
+/// # Errors
+/// When the thread, its executor or its descriptors cannot be had.
+pub fn start(me: ShardId, config: &Arc<Config>, ports: Ports) -> Result<Driven, StartError> {
+    let error = |cause: String| StartError { shard: me.0, cause };
+    let cpu = config.cpus.get(usize::from(me.0)).copied();
+    let (ready, started) = mpsc::sync_channel(1);
+    let config = config.clone();
+    let runtime = config.runtime;
+    let run = move || match runtime {
+        Runtime::Epoll => run_epoll(me, config, ports, cpu, &ready),
+        Runtime::Glommio => run_glommio(me, config, ports, cpu, &ready),
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{}", me.0))
+        .spawn(run)
+        .map_err(|cause| error(cause.to_string()))?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(Driven { thread }),
+        Ok(Err(cause)) => Err(error(cause)),
+        Err(_) => Err(error("its thread ended".to_owned())),
+    }
+}
+
+type Ready = mpsc::SyncSender<Result<(), String>>;
+
+fn build(me: ShardId, config: Arc<Config>, ports: Ports, ready: &Ready) -> Option<Shard> {
+    let (shard, told) = match Shard::new(me, config, ports) {
+        Ok(shard) => (Some(shard), Ok(())),
+        Err(errno) => (None, Err(errno.to_string())),
+    };
+    // main waits for it
+    drop(ready.send(told));
+    shard
+}
+
+fn run_epoll(me: ShardId, config: Arc<Config>, ports: Ports, cpu: Option<usize>, ready: &Ready) {
+    if let Some(cpu) = cpu {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
+            return drop(ready.send(Err(format!("it cannot be pinned to CPU {cpu}: {errno}"))));
+        }
+    }
+    let Some(mut shard) = build(me, config, ports, ready) else {
+        return;
+    };
+    while !shard.is_finished() {
+        let wait = shard.arm();
+        shard
+            .poll_kernel(wait)
+            .expect("the shard's own epoll descriptor is open");
+        shard.turn();
+    }
+}
+
+/// The shard's epoll descriptor, borrowed for as long as the shard lives.
+struct EpollFd(RawFd);
+
+impl AsRawFd for EpollFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl From<BorrowedFd<'_>> for EpollFd {
+    fn from(fd: BorrowedFd<'_>) -> Self {
+        Self(fd.as_raw_fd())
+    }
+}
+
+fn run_glommio(me: ShardId, config: Arc<Config>, ports: Ports, cpu: Option<usize>, ready: &Ready) {
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let executor = LocalExecutorBuilder::new(placement)
+        .io_memory(EXECUTOR_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(cause) => return drop(ready.send(Err(cause.to_string()))),
+    };
+    executor.run(async {
+        let Some(mut shard) = build(me, config, ports, ready) else {
+            return;
+        };
+        let epoll =
+            PollableFd::new(EpollFd::from(shard.epoll_fd())).expect("this runs in an executor");
+        // an executor that parks with something runnable looks again within a tick
+        let ticker = glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(TICK).await;
+            }
+        })
+        .detach();
+        while !shard.is_finished() {
+            if shard.arm() {
+                epoll
+                    .readable()
+                    .await
+                    .expect("the shard's own epoll descriptor is open");
+            } else {
+                glommio::yield_if_needed().await;
+            }
+            shard
+                .poll_kernel(false)
+                .expect("the shard's own epoll descriptor is open");
+            shard.turn();
+        }
+        ticker.cancel();
+    });
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A shard's inbox, and its streams to the other shards.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use corqtt_codec::{Message, MessageRef};
+use corqtt_port::ConnectionKey;
+use corqtt_port::admin::Query;
+use corqtt_port::auth::Answer;
+use corqtt_port::lane::Sender;
+use corqtt_port::routes::{
+    Batch, Item, Mark, Publish, RetainedAsk, RetainedPage, SHARED_PAYLOAD_BYTES_MIN,
+};
+use corqtt_port::store::Token;
+use corqtt_session::AckKey;
+use corqtt_topics::{Interest, ShardId, Stamp};
+
+/// Items to one shard that it has not marked yet; above this QoS 0 is shed and connections wait for the next turn.
+const OUTSTANDING_ITEMS_MAX: u64 = 64 * 1024;
+/// Bytes to one shard that it has not marked yet, as above.
+const OUTSTANDING_BYTES_MAX: usize = 32 << 20;
+
+/// Everything that arrives at a shard from other threads.
+#[derive(Debug)]
+pub enum ToShard {
+    /// From a shard; see [`Batch`].
+    Batch(Batch),
+    /// From a shard; see [`Mark`].
+    Mark(Mark),
+    /// From the shard that accepted it: a connection whose client id belongs here. If it were dropped the client
+    /// would see its connection closed, and retry. Bounded by the limit on connections.
+    Connection(Box<HandOff>),
+    /// From a shard; see [`RetainedAsk`].
+    RetainedAsk(RetainedAsk),
+    /// From a shard; see [`RetainedPage`].
+    RetainedPage(RetainedPage),
+    /// From auth; see [`Answer`].
+    Auth(Answer),
+    /// From the store: batches up to this one are kept. Cumulative.
+    Kept(Token),
+    /// From an operator; see [`Query`].
+    Admin(Query),
+    /// From main, at SIGTERM: once per step; main waits for the answer, up to the drain timeout.
+    Drain(DrainStep, Sender<ShardId>),
+}
+
+/// The two steps of going down; every shard has finished one before any begins the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainStep {
+    /// Stop listening; publish the wills of all clients, to those that are still there.
+    Wills,
+    /// Deliver what is on its way, say goodbye (0x8B), close.
+    Close,
+}
+
+/// A connection on its way to the shard that owns its client id.
+#[derive(Debug)]
+pub struct HandOff {
+    pub(crate) fd: OwnedFd,
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: u16,
+    /// CONNECT and whatever came behind it.
+    pub(crate) bytes: Vec<u8>,
+    /// Monotonic ms by which CONNECT is to be answered.
+    pub(crate) deadline_ms: u64,
+}
+
+/// Something of this shard that waits for another one, or for the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiter {
+    /// An acknowledgement of a session.
+    Ack {
+        session: u32,
+        generation: u32,
+        key: AckKey,
+    },
+    /// CONNACK.
+    Connect(ConnectionKey),
+    /// A mark that is due to another shard.
+    Mark { to: ShardId, upto: u64 },
+}
+
+/// The stream to one other shard.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    to: Sender<ToShard>,
+    /// Number of the next item.
+    next: u64,
+    /// The receiver is done with all items up to this one; `marked < next`.
+    pub(crate) marked: u64,
+    /// The last item that told an interest.
+    pub(crate) last_interest: u64,
+    batch: Option<Batch>,
+    /// (item, who waits for its mark), ascending.
+    awaiting: VecDeque<(u64, Waiter)>,
+    /// (last item, bytes) of batches that are not marked, ascending.
+    unmarked: VecDeque<(u64, usize)>,
+    unmarked_bytes: usize,
+}
+
+impl Lane {
+    pub(crate) fn new(to: Sender<ToShard>) -> Self {
+        Self {
+            to,
+            next: 1,
+            marked: 0,
+            last_interest: 0,
+            batch: None,
+            awaiting: VecDeque::new(),
+            unmarked: VecDeque::new(),
+            unmarked_bytes: 0,
+        }
+    }
+
+    /// Too much is unmarked.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.next - self.marked > OUTSTANDING_ITEMS_MAX
+            || self.unmarked_bytes > OUTSTANDING_BYTES_MAX
+    }
+
+    fn batch(&mut self, me: ShardId) -> &mut Batch {
+        let first = self.next;
+        self.batch.get_or_insert_with(|| Batch {
+            from: me,
+            first,
+            items: Vec::new(),
+            text: Vec::new(),
+        })
+    }
+
+    fn push(&mut self, me: ShardId, item: Item) -> u64 {
+        self.batch(me).items.push(item);
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub(crate) fn push_interest(&mut self, me: ShardId, interest: Interest) {
+        self.last_interest = self.push(me, Item::Interest(interest));
+    }
+
+    pub(crate) fn push_retain(&mut self, me: ShardId, message: Arc<Message>, stamp: Stamp) {
+        self.push(me, Item::Retain(message, stamp));
+    }
+
+    /// Appends a message; returns its number.
+    pub(crate) fn push_publish(
+        &mut self,
+        me: ShardId,
+        message: &MessageRef<'_>,
+        publisher: u64,
+        plain: bool,
+        groups: &[&str],
+    ) -> u64 {
+        let batch = self.batch(me);
+        let topic = batch.put_text(message.topic.as_str().as_bytes());
+        let properties = batch.put_text(message.properties);
+        let payload = message.payload;
+        let large = (payload.bytes.len() >= SHARED_PAYLOAD_BYTES_MIN).then(|| payload.to_bytes());
+        let small = if large.is_some() {
+            0..0
+        } else {
+            batch.put_text(payload.bytes)
+        };
+        let groups_start = batch.text.len() as u32;
+        for group in groups {
+            batch.text.extend_from_slice(group.as_bytes());
+            batch.text.push(0);
+        }
+        let publish = Publish {
+            topic,
+            properties,
+            small,
+            large,
+            qos: message.qos,
+            retain: message.retain,
+            expires_at_ms: message.expires_at_ms,
+            publisher,
+            plain,
+            groups: groups_start..batch.text.len() as u32,
+        };
+        self.push(me, Item::Publish(publish))
+    }
+
+    /// `waiter` is told when `item` is marked.
+    pub(crate) fn wait(&mut self, item: u64, waiter: Waiter) {
+        self.awaiting.push_back((item, waiter));
+    }
+
+    /// Sends what was gathered.
+    pub(crate) fn flush(&mut self) {
+        let Some(batch) = self.batch.take() else {
+            return;
+        };
+        let large: usize = batch
+            .items
+            .iter()
+            .map(|item| match item {
+                Item::Publish(publish) => publish.large.as_ref().map_or(0, bytes::Bytes::len),
+                Item::Retain(message, _) => message.size(),
+                Item::Interest(_) => 0,
+            })
+            .sum();
+        let bytes = batch.text.len() + large;
+        self.unmarked.push_back((self.next - 1, bytes));
+        self.unmarked_bytes += bytes;
+        self.to.push(ToShard::Batch(batch));
+    }
+
+    pub(crate) fn send(&self, message: ToShard) {
+        self.to.push(message);
+    }
+
+    /// The receiver marked items up to `upto`; who waited for them goes to `resolved`.
+    pub(crate) fn handle_mark(&mut self, upto: u64, resolved: &mut Vec<Waiter>) {
+        debug_assert!(upto < self.next);
+        self.marked = self.marked.max(upto);
+        while let Some((item, waiter)) = self.awaiting.front() {
+            if *item > self.marked {
+                break;
+            }
+            resolved.push(*waiter);
+            self.awaiting.pop_front();
+        }
+        while let Some((last, bytes)) = self.unmarked.front() {
+            if *last > self.marked {
+                break;
+            }
+            self.unmarked_bytes -= bytes;
+            self.unmarked.pop_front();
+        }
+    }
+}

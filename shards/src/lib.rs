@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one core does: it owns connections, sessions and subscriptions, and takes turns.
+//!
+//! ```text
+//!            ┌────────────────────────── one turn ──────────────────────────┐
+//!  sockets ─►│ read ─► decode ─► session ─► router ─► lanes ─► flush, once  │─► sockets
+//!  inbox  ──►│          (codec)             (topics)   per connection       │─► other shards
+//!  timer  ──►└──────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! * A connection is a slot in a table, not a task: no channel, timer or allocation of its own while it is idle.
+//! * [`Shard::turn`] is plain synchronous code; a driver only waits for the shard's one epoll descriptor.
+//! * Shards share nothing. What another shard must know travels as batches through its inbox.
+//! * Work is counted, so that a turn ends soon however much there is to do; what is left goes on in the next one.
+#![forbid(unsafe_code)]
+
+mod background;
+mod config;
+mod connect;
+mod connection;
+mod driver;
+mod lanes;
+mod listener;
+mod packets;
+mod retain;
+mod router;
+mod sessions;
+mod shard;
+mod subscribe;
+mod wheel;
+mod wires;
+
+pub use config::{Capabilities, Compatibilities, Config, Listener, Runtime};
+pub use driver::{Driven, StartError, glommio_available, start};
+pub use lanes::{DrainStep, HandOff, ToShard};
+pub use listener::{BindError, bind};
+pub use shard::{Ports, Shard};

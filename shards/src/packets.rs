@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each packet of a client does.
+
+use bytes::Bytes;
+use corqtt_codec::{
+    Disconnect, Frame, MessageRef, Packet, PacketId, Payload, Publish, QoS, ReasonCode, TopicName,
+    decode, decode_ack, decode_publish, encode,
+};
+use corqtt_port::auth::{Answer, Verdict, Wish};
+use corqtt_port::events::Event;
+use corqtt_session::{Inbound, PublishTopic, SHARED_PAYLOAD_BYTES_MIN};
+use corqtt_topics::{ClientKey, Publisher};
+
+use crate::background::Next;
+use crate::connect::Pending;
+use crate::lanes::Waiter;
+use crate::router::{Routed, Source};
+use crate::shard::Shard;
+use crate::wires::{Close, Stage, Why};
+
+const PUBLISH: u8 = 3;
+const PUBACK: u8 = 4;
+const PUBREC: u8 = 5;
+const PUBREL: u8 = 6;
+const PUBCOMP: u8 = 7;
+
+impl Shard {
+    /// A whole packet. `rest` are the bytes that begin with it, `size` its own; `whole` is the buffer of a large one.
+    #[inline]
+    pub(crate) fn handle_packet(
+        &mut self,
+        slot: u32,
+        frame: Frame<'_>,
+        rest: &[u8],
+        size: usize,
+        whole: Option<&Bytes>,
+    ) {
+        let connection = &self.wires.slots[slot as usize];
+        let version = connection.version;
+        match connection.stage {
+            Stage::Live => {}
+            Stage::Opening => return self.handle_connect(slot, frame, size, rest),
+            // only AUTH can come here, and no method of extended authentication is built in yet
+            Stage::Connecting => {
+                return self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a packet before CONNACK");
+            }
+            Stage::Free | Stage::Lingering => return,
+        }
+        match frame.packet_type() {
+            PUBLISH => match decode_publish(frame, version) {
+                Ok(publish) => self.handle_publish(slot, &publish, &rest[..size], whole),
+                Err(error) => self.malformed(slot, error),
+            },
+            kind @ (PUBACK | PUBREC | PUBREL | PUBCOMP) => match decode_ack(frame, version) {
+                Ok(ack) => self.handle_ack(slot, kind, ack.packet_id, ack.reason),
+                Err(error) => self.malformed(slot, error),
+            },
+            _ => match decode(frame, version) {
+                Ok(packet) => self.handle_other(slot, packet, &rest[..size]),
+                Err(error) => self.malformed(slot, error),
+            },
+        }
+    }
+
+    fn handle_other(&mut self, slot: u32, packet: Packet<'_>, raw: &[u8]) {
+        match packet {
+            Packet::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe, raw),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(slot, &unsubscribe),
+            Packet::PingReq => {
+                // [MQTT-3.12.4-1] [MQTT5-3.12.4-1]
+                let version = self.wires.slots[slot as usize].version;
+                encode(
+                    &Packet::PingResp,
+                    version,
+                    self.wires.output(slot).bytes_mut(),
+                );
+            }
+            Packet::Disconnect(disconnect) => self.handle_disconnect(slot, &disconnect),
+            // [MQTT-3.1.0-2] [MQTT5-3.1.0-2] a second CONNECT
+            Packet::Connect(_) => {
+                self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a second CONNECT")
+            }
+            // re-authentication needs the method of CONNECT, and CONNECT was refused if it had one
+            Packet::Auth(_) => self.violation(
+                slot,
+                ReasonCode::PROTOCOL_ERROR,
+                "AUTH without an authentication method",
+            ),
+            _ => self.violation(
+                slot,
+                ReasonCode::PROTOCOL_ERROR,
+                "a packet that only a server sends",
+            ),
+        }
+    }
+
+    /// The client broke a rule: DISCONNECT with the reason in 5.0, then the connection closes
+    /// `[MQTT-4.8.0-1] [MQTT5-4.13.1-1]`.
+    pub(crate) fn violation(&mut self, slot: u32, reason: ReasonCode, what: &'static str) {
+        self.closing.push((
+            slot,
+            Close {
+                reason: Some(reason),
+                why: Why::Broker(what),
+                keep_will: true,
+            },
+        ));
+    }
+
+    fn handle_publish(
+        &mut self,
+        slot: u32,
+        publish: &Publish<'_>,
+        raw: &[u8],
+        whole: Option<&Bytes>,
+    ) {
+        self.counters.messages_received += 1;
+        let capabilities = &self.config.capabilities;
+        if publish.qos > capabilities.maximum_qos {
+            // [MQTT5-3.2.2-11]
+            return self.violation(
+                slot,
+                ReasonCode::QOS_NOT_SUPPORTED,
+                "a QoS above maximum-qos",
+            );
+        }
+        if publish.retain && !capabilities.retain {
+            // [MQTT5-3.2.2-14]
+            return self.violation(
+                slot,
+                ReasonCode::RETAIN_NOT_SUPPORTED,
+                "RETAIN while retain-available is off",
+            );
+        }
+        let session = self.wires.slots[slot as usize].session;
+        let inbound = self.sessions.slots[session as usize]
+            .session
+            .handle_publish(publish, &self.config.session);
+        let topic = match inbound {
+            Ok(Inbound::Route(topic)) => topic,
+            Ok(Inbound::Repeat) => {
+                if let Some(id) = publish.packet_id {
+                    let out = self.wires.output(slot);
+                    self.sessions.slots[session as usize]
+                        .session
+                        .acknowledge_repeat(id, out);
+                }
+                return;
+            }
+            Err(violation) => return self.violation(slot, violation.reason, violation.text),
+        };
+        if self.checks_publish {
+            return self.ask_publish(slot, publish, &topic, raw, whole);
+        }
+        self.accept_publish(slot, publish, topic.name(), whole);
+    }
+
+    fn ask_publish(
+        &mut self,
+        slot: u32,
+        publish: &Publish<'_>,
+        topic: &PublishTopic<'_>,
+        raw: &[u8],
+        whole: Option<&Bytes>,
+    ) {
+        let question = self.question(slot, Wish::Publish(topic.name().as_str().into()));
+        match self.auth.ask(question) {
+            Some(verdict) => self.publish_verdict(slot, publish, topic.name(), whole, &verdict),
+            None => {
+                let packet = whole.map_or_else(|| Bytes::copy_from_slice(raw), Bytes::clone);
+                let connection = &mut self.wires.slots[slot as usize];
+                connection.asking = true;
+                connection.pending = Some(Box::new(Pending::Publish {
+                    packet,
+                    topic: topic.name().as_str().into(),
+                }));
+            }
+        }
+    }
+
+    fn publish_verdict(
+        &mut self,
+        slot: u32,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+        whole: Option<&Bytes>,
+        verdict: &Verdict,
+    ) {
+        match verdict {
+            Verdict::Deny(reason) => self.refuse_publish(slot, publish, *reason),
+            _ => self.accept_publish(slot, publish, topic, whole),
+        }
+    }
+
+    /// The message is dropped; before 5.0 the client cannot be told [MQTT-3.3.5-2].
+    fn refuse_publish(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) {
+        let connection = &self.wires.slots[slot as usize];
+        let session = connection.session;
+        let reason = if connection.version.is_v5() {
+            reason
+        } else {
+            ReasonCode::SUCCESS
+        };
+        if log::log_enabled!(log::Level::Info) {
+            let client = self.sessions.slots[session as usize].session.client_id();
+            let topic = publish.topic.map_or("", TopicName::as_str);
+            log::info!(client = client, topic = topic, reason:% = reason; "publish refused");
+        }
+        let out = self.wires.output(slot);
+        let state = &mut self.sessions.slots[session as usize].session;
+        state.acknowledge(publish.qos, publish.packet_id, reason, 0, out);
+    }
+
+    fn accept_publish(
+        &mut self,
+        slot: u32,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+        whole: Option<&Bytes>,
+    ) {
+        let name = topic.as_str();
+        if name.starts_with('$') && (name == "$SYS" || name.starts_with("$SYS/")) {
+            return self.refuse_publish(slot, publish, ReasonCode::NOT_AUTHORIZED);
+        }
+        let levels_max = self.config.topic_levels_max;
+        // a topic has at most one level more than it has bytes
+        if levels_max > 0 && name.len() >= levels_max && topic.level_count() > levels_max {
+            return self.violation(
+                slot,
+                ReasonCode::TOPIC_NAME_INVALID,
+                "a topic with too many levels",
+            );
+        }
+        let properties = publish.properties.forwarded();
+        let large = whole
+            .filter(|_| publish.payload.len() >= SHARED_PAYLOAD_BYTES_MIN)
+            .map(|whole| whole.slice_ref(publish.payload));
+        let expiry_max = self.config.capabilities.message_expiry_max_secs;
+        let expiry_secs = match (publish.properties.message_expiry_secs, expiry_max) {
+            (None, 0) => None,
+            (Some(secs), 0) => Some(secs),
+            (secs, max) => Some(secs.map_or(max, |secs| secs.min(max))),
+        };
+        let message = MessageRef {
+            topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: &properties,
+            expires_at_ms: expiry_secs.map(|secs| self.now.wall_ms + u64::from(secs) * 1000),
+            payload: large
+                .as_ref()
+                .map_or(Payload::borrowed(publish.payload), Payload::shared),
+        };
+        let session = self.wires.slots[slot as usize].session;
+        if let Some(events) = &self.events {
+            let client_id = self.sessions.slots[session as usize]
+                .session
+                .client_id()
+                .into();
+            events.push(Event::Published {
+                client_id,
+                message: std::sync::Arc::new(message.to_message()),
+            });
+        }
+        let key = self.wires.key(slot);
+        // other shards choose by the hash, and only shared groups with that strategy need it
+        let client_id_hash = self
+            .sessions
+            .hash(self.sessions.slots[session as usize].session.client_id());
+        let publisher = Publisher {
+            client: Some(ClientKey(session)),
+            client_id_hash,
+            rng: 0,
+        };
+        let (qos, id) = (publish.qos, publish.packet_id);
+        let routed = self.route(message, publisher, Source::Client(key), || {
+            Next::Acknowledge {
+                connection: key,
+                qos,
+                id,
+            }
+        });
+        if !routed.continues {
+            self.acknowledge(slot, qos, id, &routed);
+        }
+    }
+
+    /// The message of a PUBLISH went where it should: acknowledge it, now or when the answers are in.
+    pub(crate) fn acknowledge(
+        &mut self,
+        slot: u32,
+        qos: QoS,
+        id: Option<PacketId>,
+        routed: &Routed,
+    ) {
+        if qos == QoS::AtMostOnce {
+            return;
+        }
+        let connection = &self.wires.slots[slot as usize];
+        let session = connection.session;
+        if routed.refused && !connection.version.is_v5() {
+            // before 5.0 there is no way to refuse but to close without an acknowledgement
+            return self.violation(
+                slot,
+                ReasonCode::QUOTA_EXCEEDED,
+                "a message for a session whose queue is full",
+            );
+        }
+        let owed = routed.owed.len() as u16 + u16::from(routed.stored);
+        let out = self.wires.output(slot);
+        let state = &mut self.sessions.slots[session as usize];
+        let key = state
+            .session
+            .acknowledge(qos, id, routed.reason(), owed, out);
+        if let Some(key) = key {
+            let waiter = Waiter::Ack {
+                session,
+                generation: state.generation,
+                key,
+            };
+            self.await_answers(routed, waiter);
+        }
+    }
+
+    #[inline]
+    fn handle_ack(&mut self, slot: u32, kind: u8, id: PacketId, reason: ReasonCode) {
+        let session = self.wires.slots[slot as usize].session;
+        let state = &mut self.sessions.slots[session as usize].session;
+        match kind {
+            PUBACK => {
+                state.handle_puback(id);
+            }
+            PUBREC => {
+                let out = self.wires.output(slot);
+                state.handle_pubrec(id, reason, out, &mut self.drops);
+            }
+            PUBREL => {
+                let out = self.wires.output(slot);
+                state.handle_pubrel(id, out);
+            }
+            _ => {
+                state.handle_pubcomp(id);
+            }
+        }
+        if kind != PUBREL && state.wants_pump() {
+            self.pump(session);
+        }
+    }
+
+    fn handle_disconnect(&mut self, slot: u32, disconnect: &Disconnect<'_>) {
+        let session = self.wires.slots[slot as usize].session;
+        if let Some(secs) = disconnect.session_expiry_secs {
+            let secs = secs.min(self.config.capabilities.session_expiry_max_secs);
+            let state = &mut self.sessions.slots[session as usize].session;
+            if let Err(violation) = state.set_session_expiry(secs) {
+                return self.violation(slot, violation.reason, violation.text);
+            }
+        }
+        // [MQTT-3.1.2-10] [MQTT5-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.14.4-3]
+        let keep_will = disconnect.reason != ReasonCode::NORMAL_DISCONNECTION;
+        self.closing.push((
+            slot,
+            Close {
+                reason: None,
+                why: Why::Client("DISCONNECT"),
+                keep_will,
+            },
+        ));
+    }
+
+    /// Auth answered late: the connection goes on where it stopped.
+    pub(crate) fn handle_verdict(&mut self, answer: Answer) {
+        let Some(slot) = self.wires.find(answer.connection) else {
+            return;
+        };
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.stage == Stage::Lingering || !connection.asking {
+            return;
+        }
+        let Some(pending) = connection.pending.take() else {
+            return;
+        };
+        connection.asking = false;
+        match *pending {
+            Pending::Connect { packet, assigned } => {
+                self.connect_answered(slot, &packet, assigned, answer.verdict)
+            }
+            Pending::Subscribe { packet } => {
+                self.subscribe_answered(slot, &packet, &answer.verdict)
+            }
+            Pending::Publish { packet, topic } => {
+                self.publish_answered(slot, &packet, &topic, &answer.verdict)
+            }
+            open @ Pending::Open(_) => {
+                // that one waits for the store
+                connection.pending = Some(Box::new(open));
+                connection.asking = true;
+            }
+        }
+        if self.wires.find(answer.connection).is_some()
+            && self.wires.slots[slot as usize].stage != Stage::Lingering
+        {
+            self.make_ready(slot);
+        }
+    }
+
+    fn publish_answered(&mut self, slot: u32, packet: &Bytes, topic: &str, verdict: &Verdict) {
+        let version = self.wires.slots[slot as usize].version;
+        let Ok(Some((frame, _))) = corqtt_codec::frame(packet, u32::MAX) else {
+            return;
+        };
+        let Ok(publish) = decode_publish(frame, version) else {
+            return;
+        };
+        self.publish_verdict(
+            slot,
+            &publish,
+            TopicName::trusted(topic),
+            Some(packet),
+            verdict,
+        );
+    }
+}

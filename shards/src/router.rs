@@ -1,0 +1,623 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The way of a publish: match, local subscribers, shared groups, other shards (design: one walk answers all).
+
+use std::sync::Arc;
+
+use corqtt_codec::{Message, MessageRef, Payload, QoS, ReasonCode};
+use corqtt_port::ConnectionKey;
+use corqtt_port::routes::{Batch, Item};
+use corqtt_port::store::Op;
+use corqtt_session::{
+    Delivered, DropReason, Frame, Grant, Outgoing, SHARED_PAYLOAD_BYTES_MIN, Unsent, Will,
+};
+use corqtt_topics::{Choice, ClientKey, Hit, Matches, Publisher, ShardId, Stamp};
+use smallvec::SmallVec;
+
+use crate::background::{FanOut, Next};
+use crate::lanes::Waiter;
+use crate::shard::{EARLY_FLUSH_BYTES, Shard};
+use crate::wires::{Close, NONE, Why};
+
+/// Deliveries made at once; more go on in later turns.
+pub(crate) const FAN_OUT_INLINE: usize = 4096;
+
+/// Where a message comes from, for going on with its source after a large fan-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A client's PUBLISH.
+    Client(ConnectionKey),
+    /// Another shard's batch.
+    Shard(ShardId),
+    /// The broker itself: wills, operators.
+    Broker,
+}
+
+/// What became of a message so far.
+#[derive(Debug, Default)]
+pub(crate) struct Routed {
+    /// (lane, item) whose mark the publisher waits for.
+    pub(crate) owed: SmallVec<[(u8, u64); 2]>,
+    /// Persistent sessions of this shard have it: the publisher waits for this turn's batch.
+    pub(crate) stored: bool,
+    /// Somebody wants it.
+    pub(crate) matched: bool,
+    /// A full queue refused it, and its publisher is to be told.
+    pub(crate) refused: bool,
+    /// It goes on in later turns; the source waits.
+    pub(crate) continues: bool,
+}
+
+impl Routed {
+    /// The reason for PUBACK or PUBREC.
+    pub(crate) const fn reason(&self) -> ReasonCode {
+        if self.refused {
+            ReasonCode::QUOTA_EXCEEDED
+        } else if self.matched {
+            ReasonCode::SUCCESS
+        } else {
+            ReasonCode::NO_MATCHING_SUBSCRIBERS
+        }
+    }
+}
+
+impl Shard {
+    /// Routes a message that was published here.
+    pub(crate) fn route(
+        &mut self,
+        message: MessageRef<'_>,
+        mut publisher: Publisher,
+        source: Source,
+        next: impl FnOnce() -> Next,
+    ) -> Routed {
+        publisher.rng = self.random();
+        let mut matches = std::mem::take(&mut self.matches);
+        self.topics.matches(message.topic, publisher, &mut matches);
+        let copies = matches.hits.len() + matches.groups.len();
+        let shared = self.share_payload(&message, copies);
+        let message = match &shared {
+            Some(bytes) => MessageRef {
+                payload: Payload::shared(bytes),
+                ..message
+            },
+            None => message,
+        };
+        let mut routed = Routed {
+            matched: !matches.is_empty(),
+            ..Routed::default()
+        };
+        let mut frame = std::mem::take(&mut self.frame);
+        let mut outgoing = Outgoing::new(message, &mut frame);
+        if message.retain && self.config.capabilities.retain {
+            self.retain(&mut outgoing);
+        }
+        if self.lanes.len() > 1 || !matches.groups.is_empty() {
+            self.route_away(&mut outgoing, &matches, publisher, &mut routed);
+        }
+        self.deliver_all(&mut outgoing, &matches, source, next, &mut routed);
+        self.frame = frame;
+        self.matches = matches;
+        routed
+    }
+
+    /// A large payload that several will get is put into a buffer that can be counted.
+    fn share_payload(&self, message: &MessageRef<'_>, copies: usize) -> Option<bytes::Bytes> {
+        let payload = message.payload;
+        (payload.shared.is_none() && payload.bytes.len() >= SHARED_PAYLOAD_BYTES_MIN && copies > 1)
+            .then(|| payload.to_bytes())
+    }
+
+    /// Groups and other shards.
+    fn route_away(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        matches: &Matches,
+        publisher: Publisher,
+        routed: &mut Routed,
+    ) {
+        let mut shards = matches.shards;
+        for group in &matches.groups {
+            match group.choice {
+                Choice::Local { client, sub, .. } => {
+                    let filter: Arc<str> = matches.group_filter(group).into();
+                    let id = sub.id.map(std::num::NonZeroU32::get);
+                    let grant = Grant {
+                        qos: sub.qos,
+                        retain: sub.retain_as_published && outgoing.message().retain,
+                        ids: id.as_slice(),
+                        group: Some(&filter),
+                    };
+                    self.deliver(client, outgoing, grant, routed);
+                }
+                Choice::Shard { shard, .. } => shards |= shard.bit(),
+            }
+        }
+        let message = *outgoing.message();
+        while shards != 0 {
+            let shard = shards.trailing_zeros() as u8;
+            shards &= shards - 1;
+            let bit = ShardId(shard).bit();
+            let mut groups = SmallVec::<[&str; 4]>::new();
+            let mut waits = matches.shards_persistent & bit != 0;
+            for group in &matches.groups {
+                if let Choice::Shard {
+                    shard: chosen,
+                    persistent,
+                } = group.choice
+                    && chosen.0 == shard
+                {
+                    groups.push(matches.group_filter(group));
+                    waits |= persistent;
+                }
+            }
+            let plain = matches.shards & bit != 0;
+            self.send_away(
+                shard,
+                &message,
+                publisher.client_id_hash,
+                plain,
+                &groups,
+                waits,
+                routed,
+            );
+        }
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one entry of a batch"
+    )]
+    fn send_away(
+        &mut self,
+        shard: u8,
+        message: &MessageRef<'_>,
+        publisher: u64,
+        plain: bool,
+        groups: &[&str],
+        waits: bool,
+        routed: &mut Routed,
+    ) {
+        let lane = &mut self.lanes[usize::from(shard)];
+        if lane.is_full() && message.qos == QoS::AtMostOnce {
+            self.counters.lane_full += 1;
+            return;
+        }
+        let item = lane.push_publish(self.me, message, publisher, plain, groups);
+        if waits && message.qos > QoS::AtMostOnce {
+            routed.owed.push((shard, item));
+        }
+    }
+
+    /// The plain local subscribers.
+    fn deliver_all(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        matches: &Matches,
+        source: Source,
+        next: impl FnOnce() -> Next,
+        routed: &mut Routed,
+    ) {
+        let retained = outgoing.message().retain;
+        let now = matches.hits.len().min(FAN_OUT_INLINE);
+        for hit in &matches.hits[..now] {
+            let grant = Grant {
+                qos: hit.qos,
+                // [MQTT-3.3.1-9] [MQTT5-3.3.1-12] [MQTT5-3.3.1-13]
+                retain: retained && hit.retain_as_published,
+                ids: matches.subscription_ids(hit),
+                group: None,
+            };
+            self.deliver(hit.client, outgoing, grant, routed);
+        }
+        if matches.hits.len() > now {
+            self.start_fan_out(outgoing, matches, now, source, next(), routed);
+        }
+    }
+
+    fn start_fan_out(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        matches: &Matches,
+        from: usize,
+        source: Source,
+        next: Next,
+        routed: &mut Routed,
+    ) {
+        let target = |hit: &Hit| crate::background::Target {
+            client: hit.client,
+            generation: self.sessions.slots[hit.client.0 as usize].generation,
+            qos: hit.qos,
+            retain_as_published: hit.retain_as_published,
+            ids: matches.subscription_ids(hit).into(),
+        };
+        let targets = matches.hits[from..].iter().map(target).collect();
+        routed.continues = true;
+        if let Source::Client(key) = source
+            && let Some(slot) = self.wires.find(key)
+        {
+            self.wires.slots[slot as usize].fanning_out = true;
+        }
+        self.fan_outs.push_back(FanOut {
+            message: outgoing.keep(),
+            targets,
+            position: 0,
+            source,
+            next,
+            routed: std::mem::take(routed),
+        });
+        routed.continues = true;
+    }
+
+    /// One client gets the message.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        client: ClientKey,
+        outgoing: &mut Outgoing<'_>,
+        grant: Grant<'_>,
+        routed: &mut Routed,
+    ) {
+        self.work -= 1;
+        let slot = &mut self.sessions.slots[client.0 as usize];
+        let connection = slot.connection;
+        let out = if connection == NONE {
+            None
+        } else {
+            Some(self.wires.output(connection))
+        };
+        let delivered = slot.session.deliver(
+            outgoing,
+            grant,
+            out,
+            &self.config.session,
+            &mut self.drops,
+            self.now,
+        );
+        match delivered {
+            Delivered::Sent => {
+                self.counters.messages_sent += 1;
+                if self.wires.output_len(connection) >= EARLY_FLUSH_BYTES {
+                    self.flush(connection);
+                }
+            }
+            Delivered::Queued => {}
+            Delivered::Dropped(DropReason::QueueFullRejected) => routed.refused = true,
+            Delivered::Dropped(_) => {}
+            Delivered::Disconnect => {
+                let why = Why::Broker("the session's queue is full (queue-full: disconnect)");
+                let close = Close {
+                    reason: Some(ReasonCode::QUOTA_EXCEEDED),
+                    why,
+                    keep_will: true,
+                };
+                if connection != NONE {
+                    self.closing.push((connection, close));
+                }
+            }
+        }
+        let slot = &self.sessions.slots[client.0 as usize];
+        if self.records
+            && grant.qos.min(outgoing.message().qos) > QoS::AtMostOnce
+            && slot.session.is_persistent()
+        {
+            let client_id: Arc<str> = slot.session.client_id().into();
+            self.ops.push(Op::Enqueued {
+                client_id,
+                message: outgoing.keep(),
+            });
+            routed.stored = true;
+        }
+        if connection != NONE
+            && outgoing.message().retain
+            && self.wires.slots[connection as usize].paging > 0
+        {
+            self.remember_live(connection, outgoing.message().topic);
+        }
+    }
+
+    /// Registers an acknowledgement with everything that it waits for.
+    pub(crate) fn await_answers(&mut self, routed: &Routed, waiter: Waiter) {
+        for (shard, item) in &routed.owed {
+            self.lanes[usize::from(*shard)].wait(*item, waiter);
+        }
+        if routed.stored {
+            self.store_waiters.push_back((self.next_token, waiter));
+        }
+    }
+
+    /// Somebody's wait is over, or part of it.
+    pub(crate) fn resolve(&mut self, waiters: &mut Vec<Waiter>) {
+        for waiter in waiters.drain(..) {
+            match waiter {
+                Waiter::Ack {
+                    session,
+                    generation,
+                    key,
+                } => {
+                    let Some(slot) = self.sessions.get(session, generation) else {
+                        continue;
+                    };
+                    let connection = slot.connection;
+                    let out = if connection == NONE {
+                        None
+                    } else {
+                        Some(self.wires.output(connection))
+                    };
+                    slot.session.release(key, None, out);
+                    // decoding may have stopped because too many acknowledgements waited
+                    if connection != NONE && !self.wires.slots[connection as usize].carry.is_empty()
+                    {
+                        self.make_ready(connection);
+                    }
+                }
+                Waiter::Connect(key) => self.connect_is_kept(key),
+                Waiter::Mark { to, upto } => self.send_mark(to, upto),
+            }
+        }
+    }
+
+    pub(crate) fn send_mark(&self, to: ShardId, upto: u64) {
+        let mark = corqtt_port::routes::Mark {
+            from: self.me,
+            upto,
+        };
+        self.marks[usize::from(to.0)].push(crate::lanes::ToShard::Mark(mark));
+    }
+
+    /// A batch of another shard.
+    pub(crate) fn handle_batch(&mut self, batch: Batch) {
+        let from = usize::from(batch.from.0);
+        if self.deferred[from].is_empty() {
+            self.handle_items(batch, 0);
+        } else {
+            // a large fan-out of an earlier item is still under way; bounded by what the sender may have unmarked
+            self.deferred[from].push_back((batch, 0));
+        }
+    }
+
+    /// Goes on with batches that waited for a fan-out.
+    pub(crate) fn continue_batches(&mut self, from: ShardId) {
+        while let Some((batch, position)) = self.deferred[usize::from(from.0)].pop_front() {
+            if !self.handle_items(batch, position) {
+                break;
+            }
+        }
+    }
+
+    /// Handles items from `position` on; false if a large fan-out stopped it.
+    fn handle_items(&mut self, batch: Batch, position: usize) -> bool {
+        let from = batch.from;
+        let mut stored = false;
+        for (index, item) in batch.items.iter().enumerate().skip(position) {
+            match item {
+                Item::Interest(interest) => self.topics.apply_interest(from, interest),
+                Item::Retain(message, stamp) => self.retain_here(message.clone(), *stamp),
+                Item::Publish(publish) => {
+                    let Some(message) = batch.message(publish) else {
+                        continue;
+                    };
+                    let groups = batch.text_of(&publish.groups);
+                    let routed = self.handle_forwarded(
+                        message,
+                        publish.publisher,
+                        publish.plain,
+                        groups,
+                        from,
+                    );
+                    stored |= routed.stored;
+                    if routed.continues {
+                        self.deferred[usize::from(from.0)].push_front((batch, index + 1));
+                        return false;
+                    }
+                }
+            }
+        }
+        let upto = batch.first + batch.items.len() as u64 - 1;
+        if stored
+            || self
+                .store_waiters
+                .iter()
+                .any(|(_, waiter)| matches!(waiter, Waiter::Mark { to, .. } if *to == from))
+        {
+            // marks are cumulative, so one must not overtake an earlier one that still waits for the store
+            let token = if self.ops.is_empty() {
+                corqtt_port::store::Token(self.next_token.0 - 1)
+            } else {
+                self.next_token
+            };
+            self.store_waiters
+                .push_back((token, Waiter::Mark { to: from, upto }));
+        } else {
+            self.send_mark(from, upto);
+        }
+        true
+    }
+
+    /// A message that another shard matched against this one's interest.
+    fn handle_forwarded(
+        &mut self,
+        message: MessageRef<'_>,
+        publisher_hash: u64,
+        plain: bool,
+        groups: &[u8],
+        from: ShardId,
+    ) -> Routed {
+        let publisher = Publisher {
+            client: None,
+            client_id_hash: publisher_hash,
+            rng: self.random(),
+        };
+        let mut matches = std::mem::take(&mut self.matches);
+        matches.clear();
+        if plain {
+            self.topics
+                .matches_local(message.topic, publisher, &mut matches);
+        }
+        let shared = self.share_payload(&message, matches.hits.len());
+        let message = match &shared {
+            Some(bytes) => MessageRef {
+                payload: Payload::shared(bytes),
+                ..message
+            },
+            None => message,
+        };
+        let mut frame = std::mem::take(&mut self.frame);
+        let mut outgoing = Outgoing::new(message, &mut frame);
+        let mut routed = Routed::default();
+        for group in groups
+            .split(|byte| *byte == 0)
+            .filter(|group| !group.is_empty())
+        {
+            if let Ok(group) = std::str::from_utf8(group) {
+                self.deliver_to_group(group, &mut outgoing, publisher, &[], &mut routed);
+            }
+        }
+        self.deliver_all(
+            &mut outgoing,
+            &matches,
+            Source::Shard(from),
+            || Next::Batches(from),
+            &mut routed,
+        );
+        self.frame = frame;
+        self.matches = matches;
+        routed
+    }
+
+    /// One member of a shared group gets the message; prefers members here. False: there is none anywhere.
+    fn deliver_to_group(
+        &mut self,
+        full_filter: &str,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Publisher,
+        except: &[ClientKey],
+        routed: &mut Routed,
+    ) -> bool {
+        let topic = outgoing.message().topic;
+        match self
+            .topics
+            .choose_member(full_filter, publisher, topic, except)
+        {
+            Some(Choice::Local { client, sub, .. }) => {
+                let filter: Arc<str> = full_filter.into();
+                let id = sub.id.map(std::num::NonZeroU32::get);
+                let grant = Grant {
+                    qos: sub.qos,
+                    retain: sub.retain_as_published && outgoing.message().retain,
+                    ids: id.as_slice(),
+                    group: Some(&filter),
+                };
+                self.deliver(client, outgoing, grant, routed);
+                true
+            }
+            Some(Choice::Shard { shard, persistent }) => {
+                let message = *outgoing.message();
+                let groups = [full_filter];
+                self.send_away(
+                    shard.0,
+                    &message,
+                    publisher.client_id_hash,
+                    false,
+                    &groups,
+                    persistent,
+                    routed,
+                );
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Messages that a member of a shared group leaves over go to another member `[MQTT5-4.8.2-5]`; others end.
+    pub(crate) fn redispatch(&mut self, unsent: Vec<Unsent>, from: Option<ClientKey>) {
+        let mut frame = Frame::default();
+        for left in unsent {
+            let Some(group) = &left.group else {
+                self.drops.count(DropReason::SessionEnded);
+                continue;
+            };
+            let publisher = Publisher {
+                client: None,
+                client_id_hash: 0,
+                rng: self.random(),
+            };
+            let mut outgoing = Outgoing::kept(&left.message, &mut frame);
+            let mut routed = Routed::default();
+            let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
+            let found =
+                self.deliver_to_group(group, &mut outgoing, publisher, &except, &mut routed)
+                    || (from.is_some()
+                        && self.deliver_to_group(
+                            group,
+                            &mut outgoing,
+                            publisher,
+                            &[],
+                            &mut routed,
+                        ));
+            if !found {
+                self.drops.count(DropReason::SessionEnded);
+            }
+        }
+    }
+
+    /// Publishes a will.
+    pub(crate) fn publish_will(&mut self, will: Will) {
+        let message = will.into_message(self.now);
+        self.publish_own(&message);
+    }
+
+    /// Publishes a message as the broker.
+    pub(crate) fn publish_own(&mut self, message: &Message) {
+        self.route(
+            message.as_ref(),
+            Publisher::default(),
+            Source::Broker,
+            || Next::Nothing,
+        );
+    }
+
+    /// Tells the other shards what changed in the interest of this one.
+    pub(crate) fn spread_interest(&mut self) {
+        for change in self.changes.drain(..) {
+            for (shard, lane) in self.lanes.iter_mut().enumerate() {
+                if shard != usize::from(self.me.0) {
+                    lane.push_interest(self.me, change.clone());
+                }
+            }
+        }
+    }
+
+    /// The other shards that have not confirmed the interest told so far.
+    pub(crate) fn unconfirmed_interest(&self) -> SmallVec<[(u8, u64); 2]> {
+        let behind = |(shard, lane): (usize, &crate::lanes::Lane)| {
+            (lane.last_interest > lane.marked).then_some((shard as u8, lane.last_interest))
+        };
+        self.lanes.iter().enumerate().filter_map(behind).collect()
+    }
+
+    /// The shard that keeps a topic's retained message.
+    pub(crate) fn retained_shard(&self, topic: &str) -> usize {
+        (self.sessions.hash(topic) % u64::from(self.config.shards)) as usize
+    }
+
+    fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
+        self.stamp = self.wall_ns.max(self.stamp + 1);
+        let stamp = Stamp {
+            time: self.stamp,
+            origin: u16::from(self.me.0),
+        };
+        let message = outgoing.keep();
+        let shard = self.retained_shard(&message.topic);
+        if shard == usize::from(self.me.0) {
+            self.retain_here(message, stamp);
+        } else {
+            self.lanes[shard].push_retain(self.me, message, stamp);
+        }
+    }
+
+    fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) {
+        if self.records {
+            self.ops.push(Op::Retained(message.clone()));
+        }
+        self.retained.set(message, stamp);
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shard's table of sessions, found by client id.
+
+use std::hash::BuildHasher;
+
+use corqtt_session::Session;
+use hashbrown::HashTable;
+
+use crate::wires::NONE;
+
+/// A session and where its connection is.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) session: Session,
+    /// Uses of the slot before this one.
+    pub(crate) generation: u32,
+    /// Slot of its connection, or `NONE`.
+    pub(crate) connection: u32,
+    /// Tick of the earliest wheel entry of this slot, 0: none. Outlives the session.
+    pub(crate) timer_tick: u64,
+    pub(crate) used: bool,
+}
+
+/// All sessions of a shard.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_client: HashTable<u32>,
+    hasher: foldhash::fast::FixedState,
+}
+
+impl Sessions {
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_client: HashTable::new(),
+            hasher: foldhash::fast::FixedState::with_seed(hash_seed),
+        }
+    }
+
+    /// Keyed hash of a client id, the same on every shard: decides the owner.
+    #[inline]
+    pub(crate) fn hash(&self, client_id: &str) -> u64 {
+        self.hasher.hash_one(client_id)
+    }
+
+    pub(crate) fn find(&self, client_id: &str) -> Option<u32> {
+        let hash = self.hash(client_id);
+        self.by_client
+            .find(hash, |slot| {
+                self.slots[*slot as usize].session.client_id() == client_id
+            })
+            .copied()
+    }
+
+    /// Adds a session; its client id must not be there.
+    pub(crate) fn add(&mut self, session: Session) -> u32 {
+        let hash = self.hash(session.client_id());
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        match self.slots.get_mut(slot as usize) {
+            Some(old) => {
+                old.session = session;
+                old.generation = old.generation.wrapping_add(1);
+                old.connection = NONE;
+                old.used = true;
+            }
+            None => {
+                self.slots.push(Slot {
+                    session,
+                    generation: 0,
+                    connection: NONE,
+                    timer_tick: 0,
+                    used: true,
+                });
+            }
+        }
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_client.insert_unique(hash, slot, |slot| {
+            hasher.hash_one(slots[*slot as usize].session.client_id())
+        });
+        slot
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let hash = self.hash(self.slots[slot as usize].session.client_id());
+        if let Ok(entry) = self.by_client.find_entry(hash, |at| *at == slot) {
+            entry.remove();
+        }
+        let old = &mut self.slots[slot as usize];
+        old.session = Session::new("", None);
+        old.used = false;
+        old.connection = NONE;
+        self.free.push(slot);
+    }
+
+    /// The session, if the slot still holds the same one.
+    #[inline]
+    pub(crate) fn get(&mut self, slot: u32, generation: u32) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(slot as usize)
+            .filter(|slot| slot.used && slot.generation == generation)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}

@@ -1,0 +1,751 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A shard and its turn.
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use corqtt_port::auth::Auth;
+use corqtt_port::events::Event;
+use corqtt_port::lane::{Receiver, Sender};
+use corqtt_port::store::{self, Op, Store, Token};
+use corqtt_session::{Drops, Frame, Now};
+use corqtt_topics::{Interest, Matches, Partition, Retained, ShardId};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
+
+use crate::background::{FanOut, Paging};
+use crate::config::Config;
+use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
+use crate::sessions::Sessions;
+use crate::wheel::{TICK_MS, Timer, Wheel};
+use crate::wires::{Close, Flushed, NONE, Stage, Why, Wires};
+
+/// Bytes of one read, behind the room for what an earlier read left over.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Room in front of a read for what an earlier one left over.
+pub(crate) const CARRY_BYTES: usize = 16 * 1024;
+/// Packets and deliveries of a turn; at some 50 to 100 ns each this is well below a millisecond.
+pub(crate) const WORK_MAX: i64 = 8_000;
+/// Sockets written to in a turn; at one to two microseconds each this is well below a millisecond.
+const FLUSHES_MAX: usize = 512;
+/// Sockets accepted in a turn.
+const ACCEPTS_MAX: usize = 64;
+/// Events taken from the kernel in a turn.
+const EVENTS_MAX: usize = 512;
+/// Output beyond this is offered to the kernel at once instead of at the end of the turn (bytes).
+pub(crate) const EARLY_FLUSH_BYTES: usize = 128 * 1024;
+/// How long a listener rests when the process has no file descriptor left (ms).
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+const KEY_INBOX: u64 = u64::MAX;
+const KEY_TIMER: u64 = u64::MAX - 1;
+const KEY_LISTENER: u64 = u64::MAX - 1024;
+
+/// A shard's edges.
+pub struct Ports {
+    /// Who may do what.
+    pub auth: Box<dyn Auth>,
+    /// What is kept.
+    pub store: Box<dyn Store>,
+    /// Who wants to know what happens.
+    pub events: Option<Sender<Event>>,
+    /// Everything that arrives.
+    pub inbox: Receiver<ToShard>,
+    /// The inboxes of all shards, by number; one's own is unused.
+    pub shards: Vec<Sender<ToShard>>,
+    /// As `shards`, for marks.
+    pub marks: Vec<Sender<ToShard>>,
+    /// Connections of the whole process.
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+/// Counters that no other place keeps. Single writer: the shard.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_received: u64,
+    pub(crate) packets_received: u64,
+    pub(crate) messages_received: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) lane_full: u64,
+}
+
+#[derive(Debug)]
+struct Listening {
+    id: Arc<str>,
+    fd: OwnedFd,
+    /// Monotonic ms until which it rests, 0: it listens.
+    paused_until_ms: u64,
+}
+
+/// One core's part of the broker.
+pub struct Shard {
+    pub(crate) me: ShardId,
+    pub(crate) config: Arc<Config>,
+    pub(crate) now: Now,
+    /// Wall clock, ns.
+    pub(crate) wall_ns: u64,
+    pub(crate) wires: Wires,
+    pub(crate) sessions: Sessions,
+    pub(crate) topics: Partition,
+    pub(crate) retained: Retained,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) marks: Vec<Sender<ToShard>>,
+    pub(crate) wheel: Wheel,
+    pub(crate) matches: Matches,
+    pub(crate) changes: Vec<Interest>,
+    pub(crate) frame: Frame,
+    pub(crate) drops: Drops,
+    pub(crate) counters: Counters,
+    pub(crate) auth: Box<dyn Auth>,
+    pub(crate) checks_publish: bool,
+    pub(crate) checks_subscribe: bool,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) records: bool,
+    pub(crate) events: Option<Sender<Event>>,
+    pub(crate) connections: Arc<AtomicUsize>,
+    /// Operations of this turn.
+    pub(crate) ops: Vec<Op>,
+    /// Token of the batch that `ops` will be.
+    pub(crate) next_token: Token,
+    kept: Token,
+    /// (token, who waits), ascending.
+    pub(crate) store_waiters: VecDeque<(Token, Waiter)>,
+    pub(crate) resolved: Vec<Waiter>,
+    /// Connections with something to read or decode.
+    pub(crate) ready: VecDeque<u32>,
+    pub(crate) closing: Vec<(u32, Close)>,
+    pub(crate) fan_outs: VecDeque<FanOut>,
+    pub(crate) pagings: Vec<Paging>,
+    pub(crate) paging_number: u64,
+    pub(crate) deferred: Vec<VecDeque<(corqtt_port::routes::Batch, usize)>>,
+    /// Work left in this turn.
+    pub(crate) work: i64,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) stamp: u64,
+    pub(crate) rng: u64,
+    pub(crate) draining: Option<DrainStep>,
+    drain_reply: Option<Sender<ShardId>>,
+    finished: bool,
+    listeners: Vec<Listening>,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    /// When the kernel's timer fires (ms), `u64::MAX`: not set.
+    timer_ms: u64,
+    inbox: Receiver<ToShard>,
+    messages: Vec<ToShard>,
+    events_buffer: Vec<epoll::Event>,
+    due: Vec<Timer>,
+    flush_list: Vec<u32>,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("id", &self.me)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Builds a shard and its descriptors on the thread that will run it.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left, or a listener cannot be opened.
+    pub fn new(me: ShardId, config: Arc<Config>, ports: Ports) -> rustix::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Boottime,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )?;
+        if let Some(fd) = ports.inbox.fd() {
+            epoll::add(
+                &epoll,
+                fd,
+                EventData::new_u64(KEY_INBOX),
+                EventFlags::IN | EventFlags::ET,
+            )?;
+        }
+        epoll::add(
+            &epoll,
+            &timer,
+            EventData::new_u64(KEY_TIMER),
+            EventFlags::IN | EventFlags::ET,
+        )?;
+        let mut listeners = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let fd = crate::listener::open(listener.address)?;
+            let key = KEY_LISTENER + index as u64;
+            epoll::add(&epoll, &fd, EventData::new_u64(key), EventFlags::IN)?;
+            listeners.push(Listening {
+                id: listener.id.as_str().into(),
+                fd,
+                paused_until_ms: 0,
+            });
+        }
+        let (now, wall_ns) = clocks();
+        let mut seed = [0u8; 8];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        let mut shard = Self {
+            me,
+            now,
+            wall_ns,
+            wires: Wires::default(),
+            sessions: Sessions::new(config.hash_seed),
+            topics: Partition::new(me, config.shards, config.hash_seed, config.strategy),
+            retained: Retained::new(),
+            lanes: ports.shards.into_iter().map(Lane::new).collect(),
+            marks: ports.marks,
+            wheel: Wheel::new(now.mono_ms),
+            matches: Matches::default(),
+            changes: Vec::new(),
+            frame: Frame::default(),
+            drops: Drops::default(),
+            counters: Counters::default(),
+            checks_publish: ports.auth.checks_publish(),
+            checks_subscribe: ports.auth.checks_subscribe(),
+            auth: ports.auth,
+            records: ports.store.records(),
+            store: ports.store,
+            events: ports.events,
+            connections: ports.connections,
+            ops: Vec::new(),
+            next_token: Token(1),
+            kept: Token(0),
+            store_waiters: VecDeque::new(),
+            resolved: Vec::new(),
+            ready: VecDeque::new(),
+            closing: Vec::new(),
+            fan_outs: VecDeque::new(),
+            pagings: Vec::new(),
+            paging_number: 0,
+            deferred: (0..config.shards).map(|_| VecDeque::new()).collect(),
+            work: 0,
+            scratch: vec![0; CARRY_BYTES + READ_BYTES],
+            stamp: 0,
+            rng: u64::from_ne_bytes(seed) | 1,
+            draining: None,
+            drain_reply: None,
+            finished: false,
+            listeners,
+            epoll,
+            timer,
+            timer_ms: u64::MAX,
+            inbox: ports.inbox,
+            messages: Vec::new(),
+            events_buffer: Vec::with_capacity(EVENTS_MAX),
+            due: Vec::new(),
+            flush_list: Vec::new(),
+            config,
+        };
+        shard
+            .wheel
+            .insert(Wheel::tick_of(now.mono_ms + SWEEP_MS), Timer::Sweep);
+        Ok(shard)
+    }
+
+    /// The one descriptor to wait for: readable when [`Shard::poll_kernel`] would find something.
+    #[must_use]
+    pub fn epoll_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// True once the shard has been drained: the thread may end.
+    #[must_use]
+    pub const fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Prepares for waiting. False: there is work already, take a turn at once.
+    pub fn arm(&mut self) -> bool {
+        if !self.ready.is_empty()
+            || !self.wires.dirty.is_empty()
+            || !self.fan_outs.is_empty()
+            || !self.closing.is_empty()
+            || self.paging_has_work()
+            || self.finished
+        {
+            return false;
+        }
+        self.set_timer();
+        self.inbox.arm()
+    }
+
+    fn set_timer(&mut self) {
+        let Some(next_ms) = self.wheel.next_ms() else {
+            return;
+        };
+        // an earlier one may stay: it wakes the shard once for nothing, which is cheaper than setting it each time
+        if next_ms < self.timer_ms || self.timer_ms <= self.now.mono_ms {
+            let at = Timespec {
+                tv_sec: (next_ms / 1000) as i64,
+                tv_nsec: ((next_ms % 1000) * 1_000_000) as i64,
+            };
+            let spec = Itimerspec {
+                it_interval: Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                },
+                it_value: at,
+            };
+            // fails only for a malformed time
+            if timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec).is_ok() {
+                self.timer_ms = next_ms;
+            }
+        }
+    }
+
+    /// Asks the kernel what is ready, waiting for it if `wait`. [`Shard::arm`] came before a wait.
+    ///
+    /// # Errors
+    /// If the epoll descriptor is broken, which ends the process.
+    pub fn poll_kernel(&mut self, wait: bool) -> rustix::io::Result<()> {
+        self.events_buffer.clear();
+        let no_wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let timeout = if wait { None } else { Some(&no_wait) };
+        let result = epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut self.events_buffer),
+            timeout,
+        );
+        self.inbox.disarm();
+        match result {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// One turn: everything that is ready goes in, everything that came of it goes out.
+    pub fn turn(&mut self) {
+        (self.now, self.wall_ns) = clocks();
+        self.work = WORK_MAX;
+        let events = std::mem::take(&mut self.events_buffer);
+        for event in &events {
+            self.handle_event(event.data.u64(), event.flags);
+        }
+        self.events_buffer = events;
+        self.take_messages();
+        self.fire_timers();
+        self.continue_fan_outs();
+        self.serve_ready();
+        self.continue_paging();
+        self.close_connections();
+        self.commit();
+        self.flush_lanes();
+        self.flush_dirty();
+        self.close_connections();
+        self.check_drained();
+    }
+
+    fn handle_event(&mut self, key: u64, flags: EventFlags) {
+        match key {
+            KEY_INBOX => self.inbox.clear_wakeup(),
+            KEY_TIMER => self.timer_ms = u64::MAX,
+            key if key >= KEY_LISTENER => self.accept((key - KEY_LISTENER) as usize),
+            key => {
+                let (slot, generation) = (key as u32, (key >> 32) as u32);
+                let Some(connection) = self.wires.slots.get_mut(slot as usize) else {
+                    return;
+                };
+                if connection.generation != generation || connection.stage == Stage::Free {
+                    return;
+                }
+                if flags.intersects(
+                    EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR,
+                ) {
+                    connection.readable = true;
+                    connection.hangup |=
+                        flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                    self.make_ready(slot);
+                }
+                if flags.contains(EventFlags::OUT) {
+                    let connection = &mut self.wires.slots[slot as usize];
+                    if connection.write_blocked {
+                        connection.write_blocked = false;
+                        if !connection.dirty {
+                            connection.dirty = true;
+                            self.wires.dirty.push(slot);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a connection on the ready list.
+    #[inline]
+    pub(crate) fn make_ready(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        if !connection.ready {
+            connection.ready = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        if self.draining.is_some() {
+            return;
+        }
+        for _ in 0..ACCEPTS_MAX {
+            let listener = &mut self.listeners[index];
+            let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
+            match rustix::net::acceptfrom_with(&listener.fd, flags) {
+                Ok((fd, peer)) => {
+                    let Some(peer) = peer.and_then(|peer| peer.try_into().ok()) else {
+                        continue;
+                    };
+                    if self.connections.fetch_add(1, Ordering::Relaxed)
+                        >= self.config.connections_max
+                    {
+                        self.connections.fetch_sub(1, Ordering::Relaxed);
+                        log::warn!(remote:% = peer, maximum = self.config.connections_max; "connection refused: maximum-clients is reached");
+                        continue;
+                    }
+                    let deadline_ms =
+                        self.now.mono_ms + self.config.connect_timeout.as_millis() as u64;
+                    self.adopt(fd, peer, index as u16, deadline_ms);
+                }
+                Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return,
+                Err(errno) => {
+                    // out of descriptors or memory: rest, or the level-triggered event would come at once again
+                    log::warn!(listener:% = listener.id, error:% = errno; "listener pauses: accept failed");
+                    listener.paused_until_ms = self.now.mono_ms + ACCEPT_PAUSE_MS;
+                    let _ = epoll::delete(&self.epoll, &listener.fd);
+                    let tick = Wheel::tick_of(listener.paused_until_ms);
+                    self.wheel.insert(tick, Timer::Accept);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Registers a socket; it belongs to this shard from now on.
+    pub(crate) fn adopt(
+        &mut self,
+        fd: OwnedFd,
+        peer: std::net::SocketAddr,
+        listener: u16,
+        deadline_ms: u64,
+    ) -> Option<u32> {
+        let slot = self.wires.add(fd, peer, listener, deadline_ms);
+        let key = self.wires.key(slot);
+        let data = EventData::new_u64(u64::from(key.slot) | u64::from(key.generation) << 32);
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let fd = self.wires.slots[slot as usize].fd.as_ref();
+        let added = fd.map(|fd| epoll::add(&self.epoll, fd, data, flags));
+        if let Some(Err(errno)) = added {
+            log::warn!(remote:% = peer, error:% = errno; "connection refused: it cannot be watched");
+            self.forget(slot);
+            return None;
+        }
+        self.connection_deadline(slot, deadline_ms);
+        Some(slot)
+    }
+
+    /// Takes a socket out of the epoll set, to hand it to another shard.
+    pub(crate) fn unwatch(&mut self, slot: u32) -> Option<OwnedFd> {
+        let fd = self.wires.slots[slot as usize].fd.take()?;
+        let _ = epoll::delete(&self.epoll, &fd);
+        Some(fd)
+    }
+
+    /// Frees a slot; the socket closes.
+    pub(crate) fn forget(&mut self, slot: u32) {
+        self.wires.remove(slot);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn take_messages(&mut self) {
+        let mut messages = std::mem::take(&mut self.messages);
+        self.inbox.drain(&mut messages);
+        for message in messages.drain(..) {
+            match message {
+                ToShard::Batch(batch) => self.handle_batch(batch),
+                ToShard::Mark(mark) => {
+                    let mut resolved = std::mem::take(&mut self.resolved);
+                    self.lanes[usize::from(mark.from.0)].handle_mark(mark.upto, &mut resolved);
+                    self.resolve(&mut resolved);
+                    self.resolved = resolved;
+                }
+                ToShard::Connection(hand_off) => self.take_over_socket(*hand_off),
+                ToShard::RetainedAsk(ask) => self.answer_retained(ask),
+                ToShard::RetainedPage(page) => self.handle_retained_page(page),
+                ToShard::Auth(answer) => self.handle_verdict(answer),
+                ToShard::Kept(token) => self.handle_kept(token),
+                ToShard::Admin(query) => self.handle_admin(query),
+                ToShard::Drain(step, reply) => self.drain(step, reply),
+            }
+        }
+        self.messages = messages;
+    }
+
+    fn fire_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.now.mono_ms, &mut due);
+        for timer in due.drain(..) {
+            match timer {
+                Timer::Connection(slot) => self.connection_timer(slot),
+                Timer::Session(slot) => self.session_timer(slot),
+                Timer::Accept => self.resume_listeners(),
+                Timer::Sweep => self.sweep(),
+            }
+        }
+        self.due = due;
+    }
+
+    fn resume_listeners(&mut self) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.paused_until_ms != 0 && listener.paused_until_ms <= self.now.mono_ms {
+                listener.paused_until_ms = 0;
+                let key = EventData::new_u64(KEY_LISTENER + index as u64);
+                if epoll::add(&self.epoll, &listener.fd, key, EventFlags::IN).is_ok() {
+                    log::info!(listener:% = listener.id; "listener goes on");
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.retained.expire_step(SWEEP_ENTRIES, self.now.wall_ms);
+        self.wheel
+            .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);
+    }
+
+    fn serve_ready(&mut self) {
+        // those that are put back while this runs are served in the next turn
+        for _ in 0..self.ready.len() {
+            if self.work <= 0 {
+                break;
+            }
+            let Some(slot) = self.ready.pop_front() else {
+                break;
+            };
+            self.wires.slots[slot as usize].ready = false;
+            self.serve(slot);
+        }
+    }
+
+    /// Hands this turn's operations to the store.
+    fn commit(&mut self) {
+        if self.ops.is_empty() {
+            return;
+        }
+        let batch = store::Batch {
+            token: self.next_token,
+            ops: std::mem::take(&mut self.ops),
+        };
+        self.next_token.0 += 1;
+        if let Some(token) = self.store.put(batch) {
+            self.handle_kept(token);
+        }
+    }
+
+    fn handle_kept(&mut self, token: Token) {
+        self.kept = self.kept.max(token);
+        let mut resolved = std::mem::take(&mut self.resolved);
+        while let Some((token, waiter)) = self.store_waiters.front() {
+            if *token > self.kept {
+                break;
+            }
+            resolved.push(*waiter);
+            self.store_waiters.pop_front();
+        }
+        self.resolve(&mut resolved);
+        self.resolved = resolved;
+    }
+
+    fn flush_lanes(&mut self) {
+        if self.lanes.len() > 1 {
+            for lane in &mut self.lanes {
+                lane.flush();
+            }
+        }
+    }
+
+    fn flush_dirty(&mut self) {
+        let mut list = std::mem::take(&mut self.flush_list);
+        let count = self.wires.dirty.len().min(FLUSHES_MAX);
+        list.extend(self.wires.dirty.drain(..count));
+        for slot in list.drain(..) {
+            self.wires.slots[slot as usize].dirty = false;
+            self.flush(slot);
+        }
+        self.flush_list = list;
+    }
+
+    /// Offers a connection's output to the kernel, and refills it from the session's queue.
+    pub(crate) fn flush(&mut self, slot: u32) {
+        match self.wires.flush(slot) {
+            Flushed::All => {
+                let connection = &self.wires.slots[slot as usize];
+                if connection.stage == Stage::Live
+                    && self.sessions.slots[connection.session as usize]
+                        .session
+                        .wants_pump()
+                {
+                    let session = connection.session;
+                    self.pump(session);
+                }
+            }
+            Flushed::Blocked => {}
+            Flushed::Broken(errno) => {
+                if self.wires.slots[slot as usize].stage == Stage::Lingering {
+                    self.forget(slot);
+                } else {
+                    let close = Close {
+                        reason: None,
+                        why: Why::Transport(errno),
+                        keep_will: true,
+                    };
+                    self.closing.push((slot, close));
+                }
+            }
+        }
+    }
+
+    /// Sends what a session has waiting, as far as its client can take it.
+    pub(crate) fn pump(&mut self, session: u32) {
+        let slot = &mut self.sessions.slots[session as usize];
+        if slot.connection == NONE || !slot.session.wants_pump() {
+            return;
+        }
+        let out = self.wires.output(slot.connection);
+        let limits = &self.config.session;
+        let sent = slot.session.pump(
+            out,
+            &mut self.frame,
+            limits,
+            &mut self.drops,
+            PUMP_MAX,
+            self.now,
+        );
+        self.counters.messages_sent += sent as u64;
+        self.work -= sent as i64;
+    }
+
+    pub(crate) fn close_connections(&mut self) {
+        while let Some((slot, close)) = self.closing.pop() {
+            self.close(slot, &close);
+        }
+    }
+
+    fn drain(&mut self, step: DrainStep, reply: Sender<ShardId>) {
+        self.draining = Some(step);
+        match step {
+            DrainStep::Wills => {
+                self.listeners.clear();
+                for session in 0..self.sessions.slots.len() as u32 {
+                    let slot = &mut self.sessions.slots[session as usize];
+                    // a will that waits for its delay cannot outlive the process either
+                    if slot.used
+                        && let Some(will) = slot.session.take_will()
+                    {
+                        self.publish_will(*will);
+                    }
+                }
+                self.drain_reply = Some(reply);
+            }
+            DrainStep::Close => {
+                self.drain_reply = Some(reply);
+                let slots: Vec<u32> = self.wires.in_use().collect();
+                for slot in slots {
+                    let close = Close {
+                        reason: Some(corqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN),
+                        why: Why::Broker("shutting down"),
+                        keep_will: false,
+                    };
+                    self.close(slot, &close);
+                }
+            }
+        }
+    }
+
+    fn check_drained(&mut self) {
+        match self.draining {
+            None => {}
+            Some(DrainStep::Wills) => {
+                if self.fan_outs.is_empty()
+                    && let Some(reply) = self.drain_reply.take()
+                {
+                    reply.push(self.me);
+                }
+            }
+            Some(DrainStep::Close) => {
+                if self.wires.count() == 0
+                    && let Some(reply) = self.drain_reply.take()
+                {
+                    reply.push(self.me);
+                    self.finished = true;
+                }
+            }
+        }
+    }
+
+    /// Makes sure that the wheel looks at a connection not later than `at_ms`.
+    pub(crate) fn connection_deadline(&mut self, slot: u32, at_ms: u64) {
+        let tick = Wheel::tick_of(at_ms);
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.timer_tick == 0 || tick < connection.timer_tick {
+            connection.timer_tick = tick;
+            self.wheel.insert(tick, Timer::Connection(slot));
+        }
+    }
+
+    /// Makes sure that the wheel looks at a session not later than `at_ms`.
+    pub(crate) fn session_deadline(&mut self, session: u32, at_ms: u64) {
+        let tick = Wheel::tick_of(at_ms);
+        let slot = &mut self.sessions.slots[session as usize];
+        if slot.timer_tick == 0 || tick < slot.timer_tick {
+            slot.timer_tick = tick;
+            self.wheel.insert(tick, Timer::Session(session));
+        }
+    }
+
+    /// A number that nobody can guess well (xorshift64*), for choices among members and for client ids.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.rng ^= self.rng >> 12;
+        self.rng ^= self.rng << 25;
+        self.rng ^= self.rng >> 27;
+        self.rng.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// How often retained messages are looked through for expired ones (ms).
+const SWEEP_MS: u64 = 1000;
+/// How many are looked at each time.
+const SWEEP_ENTRIES: usize = 2000;
+/// Messages sent from a session's queue at once.
+const PUMP_MAX: usize = 256;
+
+/// Both clocks, once per turn.
+fn clocks() -> (Now, u64) {
+    let mono = clock_gettime(ClockId::Boottime);
+    let wall = clock_gettime(ClockId::Realtime);
+    let ns = |time: Timespec| time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
+    let (mono_ns, wall_ns) = (ns(mono), ns(wall));
+    (
+        Now {
+            mono_ms: mono_ns / 1_000_000,
+            wall_ms: wall_ns / 1_000_000,
+        },
+        wall_ns,
+    )
+}
+
+const _: () = assert!(TICK_MS <= ACCEPT_PAUSE_MS);
+const _: () = assert!(size_of::<MaybeUninit<epoll::Event>>() <= 16);

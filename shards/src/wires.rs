@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shard's table of connections, and the output buffers that busy ones borrow.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use corqtt_codec::{ReasonCode, Version};
+use corqtt_port::ConnectionKey;
+use corqtt_session::Output;
+use corqtt_transport::Carry;
+use rustix::io::Errno;
+
+use crate::connect::Pending;
+
+/// No slot.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Output buffers kept for the next busy connections.
+const POOLED_MAX: usize = 1024;
+/// Memory that a pooled buffer keeps, bytes.
+const POOLED_BYTES_MAX: usize = 16 * 1024;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The slot is free.
+    Free,
+    /// CONNECT has not come.
+    Opening,
+    /// CONNECT came; auth or store have not answered.
+    Connecting,
+    /// CONNACK was sent.
+    Live,
+    /// We said goodbye; what still comes is thrown away until the client closes or a moment has passed.
+    Lingering,
+}
+
+/// A connection: one slot, owned by this shard.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) generation: u32,
+    pub(crate) session: u32,
+    pub(crate) stage: Stage,
+    pub(crate) version: Version,
+    /// Level bit 0x80 in CONNECT.
+    pub(crate) bridge: bool,
+    /// In `dirty`.
+    pub(crate) dirty: bool,
+    /// In the ready list.
+    pub(crate) ready: bool,
+    /// The socket may have bytes (edge-triggered: true until a read came back short).
+    pub(crate) readable: bool,
+    /// The peer closed or reset: read until the end says so.
+    pub(crate) hangup: bool,
+    /// The last write found no room; EPOLLOUT will come.
+    pub(crate) write_blocked: bool,
+    /// Decoding waits for an answer (auth).
+    pub(crate) asking: bool,
+    /// Decoding waits for a large fan-out of its last message.
+    pub(crate) fanning_out: bool,
+    /// Subscriptions of it that still get retained pages.
+    pub(crate) paging: u16,
+    pub(crate) listener: u16,
+    /// Seconds; 0: none.
+    pub(crate) keep_alive_secs: u16,
+    /// Monotonic ms: when the last bytes came; for `Opening` and `Lingering` when that ends.
+    pub(crate) clock_ms: u64,
+    /// Tick of the earliest wheel entry of this slot, 0: none. Outlives the connection.
+    pub(crate) timer_tick: u64,
+    pub(crate) carry: Carry,
+    pub(crate) out: Option<Box<Output>>,
+    pub(crate) pending: Option<Box<Pending>>,
+    pub(crate) peer: SocketAddr,
+}
+
+/// What a flush came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Everything is with the kernel.
+    All,
+    /// The kernel has no room: EPOLLOUT will come.
+    Blocked,
+    /// The connection is broken.
+    Broken(Errno),
+}
+
+/// All connections of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Wires {
+    pub(crate) slots: Vec<Connection>,
+    free: Vec<u32>,
+    pool: Vec<Box<Output>>,
+    /// Slots with output that was not offered to the kernel yet.
+    pub(crate) dirty: Vec<u32>,
+    pub(crate) bytes_sent: u64,
+}
+
+impl Wires {
+    /// Takes a slot for a new connection.
+    pub(crate) fn add(
+        &mut self,
+        fd: OwnedFd,
+        peer: SocketAddr,
+        listener: u16,
+        deadline_ms: u64,
+    ) -> u32 {
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let (generation, timer_tick) = self.slots.get(slot as usize).map_or((0, 0), |old| {
+            (old.generation.wrapping_add(1), old.timer_tick)
+        });
+        let connection = Connection {
+            fd: Some(fd),
+            generation,
+            session: NONE,
+            stage: Stage::Opening,
+            version: Version::V311,
+            bridge: false,
+            dirty: false,
+            ready: false,
+            readable: false,
+            hangup: false,
+            write_blocked: false,
+            asking: false,
+            fanning_out: false,
+            paging: 0,
+            listener,
+            keep_alive_secs: 0,
+            clock_ms: deadline_ms,
+            timer_tick,
+            carry: Carry::Empty,
+            out: None,
+            pending: None,
+            peer,
+        };
+        match self.slots.get_mut(slot as usize) {
+            Some(old) => *old = connection,
+            None => self.slots.push(connection),
+        }
+        slot
+    }
+
+    /// Frees a slot; the socket closes. Entries of it in `dirty` and the ready list find a free slot.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let connection = &mut self.slots[slot as usize];
+        debug_assert!(connection.stage != Stage::Free);
+        connection.stage = Stage::Free;
+        connection.fd = None;
+        connection.carry = Carry::Empty;
+        connection.pending = None;
+        connection.session = NONE;
+        if let Some(out) = connection.out.take() {
+            self.give_back(out);
+        }
+        self.free.push(slot);
+    }
+
+    #[inline]
+    pub(crate) fn key(&self, slot: u32) -> ConnectionKey {
+        ConnectionKey {
+            slot,
+            generation: self.slots[slot as usize].generation,
+        }
+    }
+
+    /// The slot, if it is still the same connection.
+    #[inline]
+    pub(crate) fn find(&self, key: ConnectionKey) -> Option<u32> {
+        let connection = self.slots.get(key.slot as usize)?;
+        (connection.generation == key.generation && connection.stage != Stage::Free)
+            .then_some(key.slot)
+    }
+
+    /// Where to write packets for a connection; it is flushed at the end of the turn.
+    #[inline]
+    pub(crate) fn output(&mut self, slot: u32) -> &mut Output {
+        let connection = &mut self.slots[slot as usize];
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+        if connection.out.is_none() {
+            connection.out = Some(self.pool.pop().unwrap_or_default());
+        }
+        connection.out.as_mut().expect("put there one line above")
+    }
+
+    /// Bytes that wait for the socket.
+    #[inline]
+    pub(crate) fn output_len(&self, slot: u32) -> usize {
+        self.slots[slot as usize]
+            .out
+            .as_ref()
+            .map_or(0, |out| out.len())
+    }
+
+    fn give_back(&mut self, mut out: Box<Output>) {
+        if self.pool.len() < POOLED_MAX {
+            out.reset(POOLED_BYTES_MAX);
+            self.pool.push(out);
+        }
+    }
+
+    /// Offers a connection's output to the kernel.
+    pub(crate) fn flush(&mut self, slot: u32) -> Flushed {
+        let connection = &mut self.slots[slot as usize];
+        let (Some(fd), Some(out)) = (&connection.fd, &mut connection.out) else {
+            return Flushed::All;
+        };
+        if connection.write_blocked {
+            return Flushed::Blocked;
+        }
+        while !out.is_empty() {
+            let (offered, written) = match out.plain() {
+                Some(bytes) => (bytes.len(), rustix::io::write(fd, bytes)),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); 64];
+                    let count = out.slices(&mut slices);
+                    let offered = slices[..count].iter().map(|slice| slice.len()).sum();
+                    (offered, rustix::io::writev(fd, &slices[..count]))
+                }
+            };
+            match written {
+                Ok(written) => {
+                    self.bytes_sent += written as u64;
+                    out.advance(written);
+                    if written < offered {
+                        connection.write_blocked = true;
+                        return Flushed::Blocked;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    connection.write_blocked = true;
+                    return Flushed::Blocked;
+                }
+                Err(errno) => return Flushed::Broken(errno),
+            }
+        }
+        if let Some(out) = connection.out.take() {
+            self.give_back(out);
+        }
+        Flushed::All
+    }
+
+    /// All slots in use.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = u32> {
+        let used = |(slot, connection): (usize, &Connection)| {
+            (connection.stage != Stage::Free).then_some(slot as u32)
+        };
+        self.slots.iter().enumerate().filter_map(used)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+/// Why and how a connection ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Close {
+    /// Sent in DISCONNECT to clients of 5.0.
+    pub(crate) reason: Option<ReasonCode>,
+    /// For the log.
+    pub(crate) why: Why,
+    /// False after a normal DISCONNECT.
+    pub(crate) keep_will: bool,
+}
+
+/// Who ended a connection, and the cause for the log.
+#[derive(Clone, Debug)]
+pub(crate) enum Why {
+    /// The client said goodbye or broke off.
+    Client(&'static str),
+    /// The broker ended it.
+    Broker(&'static str),
+    /// Malformed or forbidden bytes.
+    Malformed(corqtt_codec::DecodeError),
+    /// Reading or writing failed.
+    Transport(Errno),
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client(text) => write!(f, "client: {text}"),
+            Self::Broker(text) => write!(f, "broker: {text}"),
+            Self::Malformed(error) => write!(f, "client sent a malformed packet: {error}"),
+            Self::Transport(errno) => write!(f, "connection: {errno}"),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! corqtt: a clustered MQTT broker. This package is the process around the crates: settings, logging, wiring.
+
+pub mod args;
+pub mod check;
+pub mod logging;
+pub mod process;
+pub mod settings;
+pub mod wiring;

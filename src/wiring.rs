@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Builds the parts from the settings, connects them, and takes them down again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use corqtt_codec::{QoS, Version};
+use corqtt_port::auth::{Anonymous, Auth};
+use corqtt_port::lane::{self, Sender};
+use corqtt_port::store::{Memory, Store};
+use corqtt_shards::{
+    Capabilities, Compatibilities, Config, DrainStep, Driven, Listener, Ports, Runtime, ToShard,
+    bind, glommio_available, start,
+};
+use corqtt_topics::{ShardId, Strategy};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::settings::{self, Limit, ListenerSocket, Settings};
+
+/// File descriptors that are not for connections.
+const RESERVED_DESCRIPTORS: u64 = 512;
+/// Shards that sets of shards have room for.
+const SHARDS_MAX: usize = 64;
+
+/// What the shards ask their questions of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// What the settings say.
+    Real,
+    /// Doubles that answer late and in random order.
+    #[cfg(feature = "doubles")]
+    Doubles {
+        /// Repeats a run.
+        seed: u64,
+    },
+}
+
+/// The running broker.
+#[derive(Debug)]
+pub struct Broker {
+    shards: Vec<Driven>,
+    inboxes: Vec<Sender<ToShard>>,
+}
+
+impl Broker {
+    /// Starts everything; clients can connect when it returns.
+    ///
+    /// # Errors
+    /// When an address is taken, a CPU cannot be had, or the process runs out of something.
+    pub fn start(settings: &Settings, edges: Edges) -> anyhow::Result<Self> {
+        let config = Arc::new(config(settings)?);
+        let (mut inboxes, mut receivers) = (Vec::new(), Vec::new());
+        for _ in 0..config.shards {
+            let (sender, receiver) =
+                lane::polled().context("no file descriptor for a shard's inbox")?;
+            inboxes.push(sender);
+            receivers.push(receiver);
+        }
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut shards = Vec::new();
+        for (number, inbox) in (0..config.shards).zip(receivers) {
+            let (auth, store, marks) = edges.ports(number, &inboxes);
+            let shards_of = inboxes.clone();
+            let ports = Ports {
+                auth,
+                store,
+                events: None,
+                inbox,
+                shards: shards_of,
+                marks,
+                connections: connections.clone(),
+            };
+            shards.push(start(ShardId(number), &config, ports)?);
+        }
+        for listener in &config.listeners {
+            log::info!(address:% = listener.address, id = listener.id, protocol = "tcp"; "attached listener");
+        }
+        Ok(Self { shards, inboxes })
+    }
+
+    /// Takes the broker down: wills first, then goodbyes. False if `timeout` passed before every connection was closed.
+    #[must_use]
+    pub fn drain(self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        for step in [DrainStep::Wills, DrainStep::Close] {
+            if !self.step(step, deadline) {
+                return false;
+            }
+        }
+        self.shards.into_iter().all(|shard| shard.join().is_ok())
+    }
+
+    fn step(&self, step: DrainStep, deadline: Instant) -> bool {
+        let (reply, replies) = lane::blocking();
+        for inbox in &self.inboxes {
+            inbox.push(ToShard::Drain(step, reply.clone()));
+        }
+        let mut done = BTreeSet::new();
+        let mut batch = Vec::new();
+        while done.len() < self.inboxes.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            replies.wait(&mut batch, Some(left));
+            done.extend(batch.drain(..).map(|shard: ShardId| shard.0));
+        }
+        true
+    }
+}
+
+type Answering = (Box<dyn Auth>, Box<dyn Store>, Vec<Sender<ToShard>>);
+
+impl Edges {
+    /// A shard's authority, its store, and its ways to send marks.
+    #[cfg_attr(
+        not(feature = "doubles"),
+        expect(unused_variables, reason = "only doubles need to know the shard")
+    )]
+    fn ports(self, shard: u8, inboxes: &[Sender<ToShard>]) -> Answering {
+        match self {
+            Self::Real => (Box::new(Anonymous), Box::new(Memory), inboxes.to_vec()),
+            #[cfg(feature = "doubles")]
+            Self::Doubles { seed } => {
+                use corqtt_port::doubles::{LateAuth, LateStore, delaying};
+                let seed = seed.wrapping_mul(1000) + u64::from(shard) * 100;
+                let own = &inboxes[usize::from(shard)];
+                let auth = LateAuth::new(delaying(own.clone(), seed), ToShard::Auth);
+                let store = LateStore::new(delaying(own.clone(), seed + 1), ToShard::Kept);
+                let marks = (2..)
+                    .zip(inboxes)
+                    .map(|(n, inbox)| delaying(inbox.clone(), seed + n))
+                    .collect();
+                (Box::new(auth), Box::new(store), marks)
+            }
+        }
+    }
+}
+
+fn config(settings: &Settings) -> anyhow::Result<Config> {
+    let descriptors = raise_descriptors();
+    let (shards, cpus) = placement(settings)?;
+    let mut listeners = Vec::new();
+    for listener in &settings.listeners {
+        let ListenerSocket::Tcp(address) = &listener.socket else {
+            continue;
+        };
+        let resolved = address
+            .resolve()
+            .with_context(|| format!("listener {}: {address} cannot be resolved", listener.id))?;
+        for address in resolved {
+            listeners.push(Listener {
+                id: listener.id.clone(),
+                address: bind(&listener.id, address)?,
+            });
+        }
+    }
+    let limits = &settings.limits;
+    let connections_max = match limits.connections {
+        Limit::Derived => descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1),
+        Limit::None => u64::MAX,
+        Limit::Max(maximum) => maximum,
+    };
+    let mut seed = [0u8; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .context("no random numbers")?;
+    Ok(Config {
+        shards,
+        runtime: runtime(settings)?,
+        cpus,
+        listeners,
+        capabilities: capabilities(&settings.capabilities),
+        compatibilities: Compatibilities {
+            obscure_not_authorized: settings.compatibilities.obscure_not_authorized,
+        },
+        session: session_limits(settings),
+        topic_levels_max: limits.topic_levels.map_or(0, usize::from),
+        subscriptions_max: limits.subscriptions.map_or(0, |maximum| maximum as usize),
+        connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
+        connect_timeout: limits.connect_timeout,
+        strategy: Strategy::RoundRobin,
+        hash_seed: u64::from_ne_bytes(seed),
+    })
+}
+
+/// Raises the soft limit of file descriptors to the hard one; returns what holds then.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(errno) => {
+            log::warn!(error:% = errno; "the limit of file descriptors cannot be raised");
+            limit.current.unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// How many shards, and a CPU for each (none: not pinned).
+fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = match (&settings.shards, &settings.cpus) {
+        (Some(shards), _) => shards.get(),
+        (None, Some(cpus)) => cpus.len(),
+        (None, None) => available,
+    };
+    let shards = u8::try_from(shards.min(SHARDS_MAX)).unwrap_or(u8::MAX);
+    let cpus = match &settings.cpus {
+        Some(cpus) => (0..usize::from(shards))
+            .map(|shard| cpus[shard % cpus.len()])
+            .collect(),
+        None if available <= 2 => {
+            log::info!(cpus = available, shards = shards; "shards are not pinned on one or two CPUs; --cpus=LIST pins them");
+            Vec::new()
+        }
+        None => {
+            let set = rustix::thread::sched_getaffinity(None)
+                .context("the CPUs of this process are not known")?;
+            let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+                .filter(|cpu| set.is_set(*cpu))
+                .collect();
+            if allowed.len() < usize::from(shards) {
+                log::info!(cpus = allowed.len(), shards = shards; "more shards than CPUs: shards are not pinned");
+                Vec::new()
+            } else {
+                allowed.into_iter().take(usize::from(shards)).collect()
+            }
+        }
+    };
+    Ok((shards, cpus))
+}
+
+fn runtime(settings: &Settings) -> anyhow::Result<Runtime> {
+    match settings.runtime {
+        settings::Runtime::Epoll => Ok(Runtime::Epoll),
+        settings::Runtime::Glommio => {
+            glommio_available().map_err(anyhow::Error::msg).context(
+                "--runtime=glommio cannot run here; allow io_uring and raise the memlock limit to 512 KiB, or use --runtime=epoll",
+            )?;
+            Ok(Runtime::Glommio)
+        }
+        settings::Runtime::Auto => Ok(match glommio_available() {
+            Ok(()) => Runtime::Glommio,
+            Err(cause) => {
+                log::warn!(cause = cause; "io_uring is not available: shards wait in epoll (--runtime=epoll)");
+                Runtime::Epoll
+            }
+        }),
+    }
+}
+
+fn capabilities(from: &settings::Capabilities) -> Capabilities {
+    Capabilities {
+        message_expiry_max_secs: from.message_expiry_max_secs.unwrap_or(0),
+        session_expiry_max_secs: from.session_expiry_max_secs,
+        packet_bytes_max: from.packet_bytes_max,
+        maximum_qos: QoS::from_bits(from.maximum_qos).unwrap_or(QoS::ExactlyOnce),
+        retain: from.retain_available,
+        wildcards: from.wildcard_sub_available,
+        subscription_ids: from.sub_id_available,
+        shared: from.shared_sub_available,
+        minimum_version: match from.minimum_protocol_version {
+            5 => Version::V5,
+            4 => Version::V311,
+            _ => Version::V31,
+        },
+        keep_alive_max_secs: from.keepalive_max_secs.unwrap_or(0),
+    }
+}
+
+fn session_limits(settings: &Settings) -> corqtt_session::Limits {
+    let (limits, capabilities) = (&settings.limits, &settings.capabilities);
+    let size = |limit: Option<u64>| {
+        limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        })
+    };
+    corqtt_session::Limits {
+        inflight_max: capabilities.inflight_max,
+        queue_messages_max: limits
+            .queue_messages
+            .map_or(0, |_| size(limits.queue_messages)),
+        queue_bytes_max: limits.queue_bytes.map_or(0, |_| size(limits.queue_bytes)),
+        queue_full: match limits.queue_full {
+            settings::QueueFull::DropOldest => corqtt_session::QueueFull::DropOldest,
+            settings::QueueFull::DropNew => corqtt_session::QueueFull::DropNew,
+            settings::QueueFull::Reject => corqtt_session::QueueFull::Reject,
+            settings::QueueFull::Disconnect => corqtt_session::QueueFull::Disconnect,
+        },
+        out_buffer_bytes_max: size(limits.out_buffer_bytes),
+        receive_maximum: capabilities.receive_maximum,
+        topic_alias_maximum: capabilities.topic_alias_maximum,
+        alias_bytes_max: size(limits.alias_bytes),
+    }
+}

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CONNECT and what the broker grants, takes and limits with it."""
+
+import pytest
+
+from harness import V5, V31, V311, unique
+from harness.wire import (
+    CONNACK,
+    DISCONNECT,
+    PUBLISH,
+    SUBACK,
+    Wire,
+    connect,
+    properties,
+    publish,
+    subscribe,
+)
+
+
+def test_new_client_has_no_session(mqtt):
+    """[MQTT-3.2.2-1] [MQTT5-3.2.2-2]"""
+    assert mqtt.connect().fresh
+
+
+@pytest.mark.parametrize("version", [V311, V5], ids=["3.1.1", "5.0"])
+def test_empty_client_id_is_served(mqtt):
+    """[MQTT-3.1.3-6] [MQTT5-3.1.3-6]"""
+    client = mqtt.connect("")
+    client.subscribe(mqtt.topic())
+    client.publish(mqtt.topic(), b"x")
+    assert client.receive().payload == b"x"
+
+
+def test_assigned_client_ids_differ_and_resume_their_session(mqtt5):
+    """[MQTT5-3.2.2-16]"""
+    first = mqtt5.connect("", session_expiry_interval=60)
+    second = mqtt5.connect("")
+    assigned = first.connack_property("assigned_client_identifier")
+    assert assigned
+    assert assigned != second.connack_property("assigned_client_identifier")
+    first.disconnect()
+    assert mqtt5.connect(assigned, clean=False, session_expiry_interval=0).resumed
+
+
+def test_client_id_that_was_given_is_not_echoed(mqtt5):
+    assert mqtt5.connect().connack_property("assigned_client_identifier") is None
+
+
+def test_connack_states_the_limits(broker, wire):
+    """What is not the protocol's own default is advertised."""
+    connack = wire(V5).connect()
+    assert connack.properties["receive_maximum"] == 1024
+    assert connack.properties["topic_alias_maximum"] == 65535
+    assert connack.properties["maximum_packet_size"] == 1 << 20
+    for available in ("retain_available", "wildcard_available", "subscription_id_available", "shared_available"):
+        assert connack.properties.get(available, 1) == 1
+    assert "maximum_qos" not in connack.properties, "[MQTT5-3.2.2-9] 2 is never sent"
+
+
+def test_keep_alive_above_the_maximum_is_answered_with_the_servers(spawn, wire):
+    """[MQTT5-3.2.2-21]"""
+    own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      maximum-keepalive: 10\n")
+    assert wire(V5, own).connect(keep_alive=60).properties["server_keep_alive"] == 10
+    assert "server_keep_alive" not in wire(V5, own).connect(keep_alive=5).properties
+
+
+def test_minimum_protocol_version_is_enforced(spawn, wire):
+    """[MQTT-3.1.2-2] [MQTT5-3.1.2-2]"""
+    own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      minimum-protocol-version: 5\n")
+    client = wire(V311, own)
+    client.send(connect(V311, unique()))
+    assert client.expect(CONNACK).reason == 1
+    client.expect_closed()
+    wire(V5, own).connect()
+
+
+def test_silent_client_is_closed_after_one_and_a_half_keep_alives(broker, wire, version):
+    """[MQTT-3.1.2-24] [MQTT5-3.1.2-22]"""
+    client = wire(version)
+    client.connect(keep_alive=1)
+    client.expect_alive()
+    client.expect_refused(0x8D, seconds=6)
+
+
+def test_pings_keep_a_connection_open(broker, wire, mqtt5):
+    """[MQTT-3.12.4-1] [MQTT5-3.12.4-1]"""
+    client = wire(V5)
+    client.connect(keep_alive=2)
+    for _ in range(4):
+        mqtt5.alarm(1)
+        client.expect_alive()
+
+
+def test_keep_alive_zero_never_ends(broker, wire, mqtt5):
+    client = wire(V311)
+    client.connect(keep_alive=0)
+    mqtt5.alarm(3)
+    client.expect_alive()
+
+
+def test_packets_arrive_byte_by_byte(broker, wire, version):
+    client = wire(version)
+    topic = unique("t/")
+    together = b"".join(
+        (
+            connect(version, unique("w")),
+            subscribe(version, 1, (topic, 0)),
+            publish(version, topic, b"x" * 200),
+        )
+    )
+    for byte in together:
+        client.send(bytes([byte]))
+    client.expect(CONNACK)
+    client.expect(SUBACK)
+    assert client.expect(PUBLISH).payload == b"x" * 200
+
+
+@pytest.mark.parametrize("runtime", ["epoll", "glommio"])
+def test_first_packets_in_one_segment_work_wherever_the_client_lives(spawn, version, runtime):
+    """Of 64 client ids some belong to each shard, so most connections move with bytes already read."""
+    own = spawn(shards=4, runtime=runtime)
+    for _ in range(64):
+        client = Wire(own, version)
+        topic = unique("t/")
+        client.send(
+            connect(version, unique("w")),
+            subscribe(version, 1, (topic, 0)),
+            publish(version, topic, topic.encode()),
+        )
+        assert client.expect(CONNACK).reason == 0
+        assert client.expect(SUBACK).codes == [0]
+        assert client.expect(PUBLISH).payload == topic.encode()
+        client.close()
+
+
+def test_a_thousand_clients(mqtt):
+    """Each one hears its neighbour and nobody else."""
+    count = 1000
+    clients = [mqtt.client() for _ in range(count)]
+    for client in clients:
+        client.start_connect()
+    mqtt.loop.until(lambda: all(client.connack for client in clients), "1000 CONNACKs", 30)
+    for index, client in enumerate(clients):
+        assert client.subscribe((mqtt.topic(str(index)), 1)) == [1]
+    for index, client in enumerate(clients):
+        client.send(mqtt.topic(str((index + 1) % count)), str(index).encode(), 1)
+    mqtt.loop.until(lambda: all(client.inbox for client in clients), "a message at each", 30)
+    for index, client in enumerate(clients):
+        assert [message.payload for message in client.inbox] == [str((index - 1) % count).encode()]
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1], ids=["default", "off", "on"])
+def test_request_problem_information(broker, wire, limit):
+    """[MQTT5-3.1.2-29]: with 0, no Reason String or User Property but in PUBLISH, CONNACK, DISCONNECT."""
+    client = wire(V5)
+    client.connect(block=properties() if limit is None else properties(request_problem_information=limit))
+    answer = client.publish(unique("nobody/"), qos=1, block=properties(("user_property", ("a", "b"))))
+    assert answer.reason == 0x10
+    if limit == 0:
+        assert not {"reason_string", "user_property"} & answer.properties.keys()
+
+
+def test_bridges_of_mosquitto_do_not_hear_themselves(broker, wire):
+    """Protocol level with bit 0x80 is that level with no-local."""
+    for version in (V31, V311):
+        topic = unique("t/")
+        bridge, other = wire(version), wire(version)
+        bridge.connect(level=version | 0x80)
+        other.connect()
+        bridge.subscribe(topic)
+        bridge.publish(topic, b"own")
+        bridge.expect_alive()
+        other.publish(topic, b"other")
+        assert bridge.expect_message().payload == b"other"
+
+
+def test_drop_without_disconnect_packet_frees_the_name(mqtt):
+    client = mqtt.connect()
+    client.drop()
+    assert mqtt.connect(client.id).connected
+
+
+def test_connection_is_closed_after_disconnect(broker, wire, version):
+    """[MQTT-3.14.4-1] [MQTT5-3.14.4-2]: nothing follows, not even to packets behind it."""
+    client = wire(version)
+    client.connect()
+    client.send(bytes([DISCONNECT << 4, 0]), b"\xc0\0")
+    client.expect_closed()
+

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM: everybody is told, wills are sent, what is under way arrives, and the process ends well."""
+
+import pytest
+
+from harness import V5, unique
+from harness.client import NO_CONNECTION, Will, World
+from harness.wire import DISCONNECT, PUBACK, Wire, publish
+
+
+@pytest.fixture
+def own(spawn, version):
+    """Clients of each version at a broker of four shards that this test may stop."""
+    world = World(spawn(shards=4), version)
+    yield world
+    world.close()
+
+
+def test_clients_are_told_and_the_process_ends(own):
+    """[MQTT-3.1.4-5] asks nothing of a stop; 5.0 has the reason code 0x8B, the others just see the end."""
+    clients = [own.connect() for _ in range(20)]
+    own.broker.terminate()
+    for client in clients:
+        assert client.await_closed() == (0x8B if own.version == V5 else NO_CONNECTION)
+    own.broker.stop()
+
+
+def test_wills_are_sent_before_the_end(own):
+    """The store is memory, so whoever has a will has it sent now, delay or not."""
+    watchers = [own.connect(version=version) for version in (3, 4, 5) for _ in range(2)]
+    for watcher in watchers:
+        watcher.subscribe(own.topic("+"), qos=1)
+    names = {own.topic(str(index)) for index in range(16)}
+    for name in names:
+        own.connect(will=Will(name, b"gone", 1))
+    own.broker.terminate()
+    for watcher in watchers:
+        watcher.await_closed()
+        assert {each.topic for each in watcher.inbox} == names
+    own.broker.stop()
+
+
+def test_delayed_wills_are_sent_before_the_end(spawn):
+    world = World(spawn(shards=2), V5)
+    watcher = world.connect()
+    watcher.subscribe(world.topic("+"), qos=1)
+    settings = {"session_expiry_interval": 600}
+    connected = Will(world.topic("connected"), b"", 1, False, {"will_delay_interval": 300})
+    dropped = Will(world.topic("dropped"), b"", 1, False, {"will_delay_interval": 300})
+    world.connect(will=connected, **settings)
+    dying = world.connect(will=dropped, **settings)
+    dying.drop()
+    assert watcher.fence(watcher) == []
+    world.broker.terminate()
+    assert watcher.await_closed() == 0x8B
+    assert {each.topic for each in watcher.inbox} == {world.topic("connected"), world.topic("dropped")}
+    world.broker.stop()
+
+
+def test_acknowledged_messages_are_flushed(spawn, version):
+    """What was acknowledged before the signal reaches a connected subscriber that reads."""
+    broker = spawn(shards=2)
+    subscriber, publisher = Wire(broker, version), Wire(broker, version)
+    subscriber.connect()
+    publisher.connect()
+    topic = unique("t/")
+    subscriber.subscribe(topic)
+    count = 500
+    publisher.send(*(publish(version, topic, b"x" * 1000, qos=1, pid=pid) for pid in range(1, count + 1)))
+    for pid in range(1, count + 1):
+        assert publisher.expect(PUBACK).pid == pid
+    broker.terminate()
+    for _ in range(count):
+        assert len(subscriber.expect_message().payload) == 1000
+    found = subscriber.receive()
+    if version == V5:
+        assert found.kind == DISCONNECT
+        assert found.reason == 0x8B
+        found = subscriber.receive()
+    assert found is None
+    broker.stop()
+
+
+def test_stopping_broker_takes_no_connections(spawn):
+    broker = spawn()
+    broker.stop()
+    with pytest.raises(ConnectionRefusedError):
+        Wire(broker, V5)
+
+
+def test_idle_broker_stops_at_once(spawn):
+    broker = spawn(shards=4)
+    broker.terminate()
+    assert broker.wait(5) == 0
+
+
+def test_half_open_connection_does_not_hold_up_the_end(spawn):
+    """Neither one that never sent CONNECT, nor one in the middle of a packet."""
+    broker = spawn()
+    silent, half = Wire(broker, V5), Wire(broker, V5)
+    half.connect()
+    half.send(b"\x30\x7f")
+    silent.send(b"\x10")
+    broker.stop()

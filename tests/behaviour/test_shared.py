@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared subscriptions: each message to one member of each group."""
+
+import pytest
+
+from harness import V5, unique
+from harness.wire import properties
+
+
+def shared(mqtt, group="g", *levels):
+    return f"$share/{group}/{mqtt.topic(*levels)}"
+
+
+@pytest.mark.parametrize("qos", (0, 1, 2))
+def test_messages_are_spread_over_the_group(mqtt, qos):
+    """Every message once, every member some."""
+    count = 120
+    members, publisher = [mqtt.connect() for _ in range(4)], mqtt.connect()
+    for member in members:
+        assert member.subscribe(shared(mqtt), qos=qos) == [qos]
+    for number in range(count):
+        publisher.send(mqtt.topic(), str(number).encode(), qos)
+    got = [[int(each.payload) for each in member.fence(publisher)] for member in members]
+    assert sorted(number for each in got for number in each) == list(range(count))
+    assert all(got), "a member got nothing"
+    assert all(each == sorted(each) for each in got), "[MQTT-4.6.0-5] [MQTT5-4.6.0-5]"
+
+
+def test_each_group_gets_its_copy(mqtt):
+    one, other, plain, publisher = (mqtt.connect() for _ in range(4))
+    one.subscribe(shared(mqtt, "one"), qos=1)
+    other.subscribe(shared(mqtt, "other"), qos=1)
+    plain.subscribe(mqtt.topic(), qos=1)
+    publisher.publish(mqtt.topic(), b"x", 1)
+    for client in (one, other, plain):
+        assert [each.payload for each in client.fence(publisher)] == [b"x"]
+
+
+def test_versions_share_a_group(mqtt):
+    members = [mqtt.connect(version=version) for version in (3, 4, 5)]
+    for member in members:
+        member.subscribe(shared(mqtt), qos=1)
+    publisher = mqtt.connect()
+    for number in range(60):
+        publisher.send(mqtt.topic(), str(number).encode(), 1)
+    got = [[int(each.payload) for each in member.fence(publisher)] for member in members]
+    assert sorted(number for each in got for number in each) == list(range(60))
+    assert all(got)
+
+
+def test_wildcards_in_a_shared_filter(mqtt):
+    members, publisher = [mqtt.connect() for _ in range(2)], mqtt.connect()
+    for member in members:
+        member.subscribe(shared(mqtt, "g", "+", "#"), qos=1)
+    for number in range(10):
+        publisher.publish(mqtt.topic("a", str(number)), b"x", 1)
+    assert sum(len(member.fence(publisher)) for member in members) == 10
+
+
+def test_qos_of_the_members_own_subscription_holds(mqtt):
+    """[MQTT5-4.8.2-3]"""
+    member, publisher = mqtt.connect(), mqtt.connect()
+    member.subscribe(shared(mqtt), qos=1)
+    publisher.publish(mqtt.topic(), b"x", 2)
+    assert member.receive().qos == 1
+
+
+def test_no_retained_messages_for_shared_subscriptions(mqtt):
+    publisher, member = mqtt.connect(), mqtt.connect()
+    publisher.publish(mqtt.topic(), b"kept", 1, retain=True)
+    member.subscribe(shared(mqtt), qos=1)
+    assert member.fence(publisher) == []
+
+
+def test_member_who_unsubscribes_gets_no_more(mqtt):
+    leaving, staying, publisher = (mqtt.connect() for _ in range(3))
+    for member in (leaving, staying):
+        member.subscribe(shared(mqtt), qos=1)
+    leaving.unsubscribe(shared(mqtt))
+    for number in range(10):
+        publisher.publish(mqtt.topic(), str(number).encode(), 1)
+    assert leaving.fence(publisher) == []
+    assert len(staying.fence(publisher)) == 10
+
+
+def test_member_who_disconnects_gets_no_more(mqtt):
+    leaving, staying, publisher = (mqtt.connect() for _ in range(3))
+    for member in (leaving, staying):
+        member.subscribe(shared(mqtt), qos=1)
+    leaving.disconnect()
+    mqtt.connect(leaving.id)
+    for number in range(10):
+        publisher.publish(mqtt.topic(), str(number).encode(), 1)
+    assert len(staying.fence(publisher)) == 10
+
+
+def test_unacked_messages_go_to_another_member(broker, wire, mqtt, version):
+    """A member whose session ends gives back what it has not acknowledged: nothing is lost."""
+    topic = mqtt.topic()
+    lazy, publisher = wire(version), mqtt.connect()
+    lazy.connect(block=properties(receive_maximum=3) if version == V5 else None)
+    lazy.subscribe(f"$share/g/{topic}", 1)
+    for number in range(20):
+        publisher.publish(topic, str(number).encode(), 1)
+    lazy.expect_message(acknowledge=False)
+    heir = mqtt.connect()
+    heir.subscribe(f"$share/g/{topic}", qos=1)
+    lazy.close()
+    assert sorted(int(each.payload) for each in heir.receive(20)) == list(range(20))
+    assert heir.fence(publisher) == []
+
+
+def test_sleeping_members_get_nothing_while_others_are_awake(mqtt):
+    sleeper = mqtt.connect(clean=False)
+    awake, publisher = mqtt.connect(), mqtt.connect()
+    for member in (sleeper, awake):
+        member.subscribe(shared(mqtt), qos=1)
+    sleeper.disconnect()
+    for number in range(10):
+        publisher.publish(mqtt.topic(), str(number).encode(), 1)
+    assert len(awake.fence(publisher)) == 10
+    assert mqtt.connect(sleeper.id, clean=False).fence(publisher) == []
+
+
+def test_group_that_sleeps_as_a_whole_keeps_its_messages(mqtt):
+    sleepers, publisher = [mqtt.connect(clean=False) for _ in range(2)], mqtt.connect()
+    for member in sleepers:
+        member.subscribe(shared(mqtt), qos=1)
+    for member in sleepers:
+        member.disconnect()
+    for number in range(10):
+        publisher.publish(mqtt.topic(), str(number).encode(), 1)
+    woken = [mqtt.connect(member.id, clean=False) for member in sleepers]
+    got = [int(each.payload) for member in woken for each in member.fence(publisher)]
+    assert sorted(got) == list(range(10))
+
+
+def test_shared_beside_plain_subscription_of_one_client(mqtt):
+    """[MQTT5-3.3.4-2]: two subscriptions, two reasons to get it."""
+    client, publisher = mqtt.connect(), mqtt.connect()
+    client.subscribe(mqtt.topic(), shared(mqtt), qos=1)
+    publisher.publish(mqtt.topic(), b"x", 1)
+    got = client.fence(publisher)
+    assert 1 <= len(got) <= 2
+    assert {each.payload for each in got} == {b"x"}
+
+
+def test_subscription_identifier_of_the_member(mqtt5):
+    """[MQTT5-3.3.4-3]"""
+    member, publisher = mqtt5.connect(), mqtt5.connect()
+    member.subscribe(shared(mqtt5), qos=1, identifier=11)
+    publisher.publish(mqtt5.topic(), b"x", 1)
+    assert member.receive().property("subscription_identifier") == [11]
+
+
+def test_group_names_do_not_mix(mqtt):
+    """Same filter, same group: one group. Another filter in a group of that name: another group."""
+    a, b, publisher = (mqtt.connect() for _ in range(3))
+    a.subscribe(shared(mqtt, "g", "a"), qos=1)
+    b.subscribe(shared(mqtt, "g", "+"), qos=1)
+    publisher.publish(mqtt.topic("a"), b"x", 1)
+    assert len(a.fence(publisher)) == 1
+    assert len(b.fence(publisher)) == 1
+
+
+def test_publish_to_a_share_name_is_only_a_topic(mqtt5):
+    """A `$share/` topic name is nobody's subscription to the topic behind it."""
+    member, publisher = mqtt5.connect(), mqtt5.connect()
+    member.subscribe(shared(mqtt5), qos=1)
+    assert publisher.publish(f"$share/{unique()}", b"x", 1) in (0x10, 0x87, 0x90)
+    assert member.fence(publisher) == []

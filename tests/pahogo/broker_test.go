@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pahogo drives the broker with Go's paho.mqtt.golang, which speaks 3.1 and 3.1.1.
+package pahogo
+
+import (
+	"bufio"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
+
+const deadline = 20 * time.Second
+
+// address of the broker, for all tests of this run.
+var address string
+
+var attached = regexp.MustCompile(`attached listener address=(\S+:\d+) id=tcp protocol=tcp`)
+
+func TestMain(m *testing.M) {
+	if given := os.Getenv("CORQTT_TEST_ADDRESS"); given != "" {
+		address = given
+		os.Exit(m.Run())
+	}
+	stop, err := startBroker()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// startBroker returns when the broker has logged that it started; stop sends SIGTERM and wants status 0.
+func startBroker() (stop func() error, err error) {
+	directory, err := os.MkdirTemp("", "corqtt-test-")
+	if err != nil {
+		return nil, err
+	}
+	broker := exec.Command(os.Getenv("CORQTT_BIN"), "--tcp=127.0.0.1:0", "--level=info",
+		"--shards="+setting("CORQTT_TEST_SHARDS", "1"), "--runtime="+setting("CORQTT_TEST_RUNTIME", "auto"))
+	broker.Dir = directory
+	broker.Stderr = os.Stderr
+	output, err := broker.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := broker.Start(); err != nil {
+		return nil, err
+	}
+	started, exited := make(chan struct{}), make(chan error, 1)
+	go func() {
+		lines := bufio.NewScanner(output)
+		for lines.Scan() {
+			if found := attached.FindStringSubmatch(lines.Text()); found != nil {
+				address = found[1]
+			}
+			if strings.Contains(lines.Text(), "server started") {
+				close(started)
+			}
+		}
+		exited <- broker.Wait()
+	}()
+	select {
+	case <-started:
+	case err := <-exited:
+		return nil, fmt.Errorf("the broker exited at start: %v", err)
+	case <-time.After(deadline):
+		_ = broker.Process.Kill()
+		return nil, fmt.Errorf("the broker did not start")
+	}
+	return func() error {
+		defer os.RemoveAll(directory)
+		if err := broker.Process.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		select {
+		case err := <-exited:
+			return err
+		case <-time.After(deadline):
+			_ = broker.Process.Kill()
+			return fmt.Errorf("the broker did not exit after SIGTERM")
+		}
+	}, nil
+}
+
+func setting(name, otherwise string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+func unique(prefix string) string {
+	var random [8]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		panic(err)
+	}
+	return prefix + hex.EncodeToString(random[:])
+}
+
+// client is a connected client whose messages come out of a channel in the order of arrival.
+type client struct {
+	mqtt.Client
+	t     *testing.T
+	inbox chan mqtt.Message
+}
+
+// eachVersion runs a test for 3.1 and 3.1.1.
+func eachVersion(t *testing.T, test func(t *testing.T, version uint)) {
+	for version, name := range map[uint]string{3: "3.1", 4: "3.1.1"} {
+		t.Run(name, func(t *testing.T) { test(t, version) })
+	}
+}
+
+func connect(t *testing.T, version uint, configure ...func(*mqtt.ClientOptions)) *client {
+	t.Helper()
+	made := &client{t: t, inbox: make(chan mqtt.Message, 20_000)}
+	options := mqtt.NewClientOptions().
+		AddBroker("tcp://" + address).
+		SetClientID(unique("g")).
+		SetProtocolVersion(version).
+		SetAutoReconnect(false).
+		SetConnectTimeout(deadline).
+		SetDefaultPublishHandler(func(_ mqtt.Client, message mqtt.Message) { made.inbox <- message })
+	for _, each := range configure {
+		each(options)
+	}
+	made.Client = mqtt.NewClient(options)
+	made.wait(made.Connect(), "CONNACK")
+	t.Cleanup(func() { made.Disconnect(0) })
+	return made
+}
+
+func (c *client) wait(token mqtt.Token, what string) {
+	c.t.Helper()
+	if !token.WaitTimeout(deadline) {
+		c.t.Fatalf("not within %v: %s", deadline, what)
+	}
+	if token.Error() != nil {
+		c.t.Fatalf("%s: %v", what, token.Error())
+	}
+}
+
+func (c *client) subscribe(filter string, qos byte) {
+	c.t.Helper()
+	token := c.Subscribe(filter, qos, nil)
+	c.wait(token, "SUBACK")
+	// of a shared filter the result names what is behind the group
+	for name, granted := range token.(*mqtt.SubscribeToken).Result() {
+		if granted != qos {
+			c.t.Fatalf("granted %d for %s, wanted %d", granted, name, qos)
+		}
+	}
+}
+
+func (c *client) publish(topic string, qos byte, retained bool, payload any) {
+	c.t.Helper()
+	c.wait(c.Publish(topic, qos, retained, payload), "the message is acknowledged")
+}
+
+func (c *client) receive() mqtt.Message {
+	c.t.Helper()
+	select {
+	case message := <-c.inbox:
+		return message
+	case <-time.After(deadline):
+		c.t.Fatalf("not within %v: a message", deadline)
+		return nil
+	}
+}
