@@ -90,6 +90,14 @@ impl Field {
             .collect()
     }
 
+    /// A line per target: its name and what runs there.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        self.targets
+            .iter()
+            .map(|target| format!("{}: {}", target.name, target.describe()))
+            .collect()
+    }
+
     pub(crate) fn position(&self, name: &str) -> Result<usize> {
         let found = self.targets.iter().position(|target| target.name == name);
         found.with_context(|| format!("no target is named {name}"))

@@ -380,6 +380,10 @@ impl<'a> Engine<'a> {
                     }
                     Phase::Measure => {
                         self.latency_until_ns = now;
+                        if let Pace::Rate(rate) = self.load.pace {
+                            // what became due since the last turn was not sent, and counts as that
+                            self.schedule(now, rate);
+                        }
                         self.sending = false;
                         outcome = Some(Outcome {
                             window_ns: now - before.0,
@@ -389,7 +393,7 @@ impl<'a> Engine<'a> {
                             broker_cpu_ns: broker_cpu()?
                                 .zip(before.1)
                                 .map(|(after, before)| after.saturating_sub(before)),
-                            generator_cpu_ns: generator.cpu_ns()? - before.2,
+                            generator_cpu_ns: generator.cpu_ns()?.saturating_sub(before.2),
                             broker_rss_bytes: broker.as_ref().map(Probe::rss_bytes).transpose()?,
                             latency: Histogram::new(3)?,
                             faults: Faults::default(),

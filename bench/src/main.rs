@@ -116,6 +116,7 @@ fn run_compare(args: &Args) -> Result<bool> {
             scenarios,
         });
     }
+    begin(args, &field)?;
     let groups = field.run(plans);
     let names = field.names();
     for group in &groups {
@@ -135,7 +136,9 @@ fn run_suite(args: &Args) -> Result<bool> {
         print!("{}", suite::list());
         return Ok(true);
     }
-    let suite = suite::run(args)?;
+    let field = Field::parse(args)?;
+    begin(args, &field)?;
+    let suite = suite::run(args, &field)?;
     for group in &suite.groups {
         println!(
             "{}",
@@ -146,6 +149,19 @@ fn run_suite(args: &Args) -> Result<bool> {
     write_json(args, &suite.groups, suite.names(), suite.verdicts_json())?;
     let passed = print_failures(&suite.groups, suite.names());
     Ok(passed && suite.holds())
+}
+
+/// Says what is measured where, and finds out before a long run whether its result can be written.
+fn begin(args: &Args, field: &Field) -> Result<()> {
+    println!("{}", report::Machine::read());
+    for line in field.describe() {
+        println!("{line}");
+    }
+    println!();
+    match args.text("json") {
+        Some(path) => std::fs::write(path, "").with_context(|| format!("cannot write {path}")),
+        None => Ok(()),
+    }
 }
 
 /// True when there are none.
@@ -170,7 +186,11 @@ fn write_json(args: &Args, groups: &[Group], names: &[String], verdicts: Value) 
         .iter()
         .map(|group| report::group_json(group, names))
         .collect();
-    let all =
-        json!({ "machine": report::machine_json(), "scenarios": scenarios, "verdicts": verdicts });
+    let all = json!({
+        "machine": report::Machine::read().json(),
+        "arguments": std::env::args().skip(1).collect::<Vec<_>>(),
+        "scenarios": scenarios,
+        "verdicts": verdicts,
+    });
     std::fs::write(path, format!("{all:#}\n")).with_context(|| format!("cannot write {path}"))
 }

@@ -18,7 +18,8 @@ impl Probe {
         }
     }
 
-    /// CPU time of all living threads, user and system, with the scheduler's precision.
+    /// CPU time of all living threads, user and system, with the scheduler's precision. A thread that ends takes its
+    /// share with it, so a difference of two readings may be too small, never too large.
     pub(crate) fn cpu_ns(&self) -> Result<u64> {
         let tasks = self.root.join("task");
         let mut sum = 0;

@@ -54,10 +54,10 @@ impl fmt::Display for Table {
     }
 }
 
-/// Three significant digits, no exponent.
+/// Three significant digits, no exponent; counts as they are.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".into(),
+        size if size.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 0.01 => format!("{value:.2}"),
@@ -141,19 +141,46 @@ fn cell_json(cell: &Cell) -> Value {
     json!({ "runs": runs, "median": medians.collect::<Map<_, _>>(), "failures": cell.failures })
 }
 
-/// Where and on what the figures were made.
-pub(crate) fn machine_json() -> Value {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    json!({
-        "kernel": read("/proc/sys/kernel/osrelease").trim(),
-        "cpu": model.map_or("", |(_, model)| model.trim()),
-        // not those that this thread is pinned to
-        "cpus": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
-    })
+/// Where the figures were made.
+pub(crate) struct Machine {
+    cpu: String,
+    cpus: usize,
+    kernel: String,
+}
+
+impl Machine {
+    pub(crate) fn read() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        Self {
+            cpu: model
+                .map_or("unknown CPU", |(_, model)| model.trim())
+                .into(),
+            // not only those that this thread is pinned to
+            cpus: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+        }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({ "cpu": self.cpu, "cpus": self.cpus, "kernel": self.kernel })
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} CPUs ({}), Linux {}",
+            self.cpus, self.cpu, self.kernel
+        )
+    }
 }
 
 /// A bar on stderr where that is a terminal; silent elsewhere.
@@ -212,8 +239,8 @@ mod tests {
     #[test]
     fn numbers_keep_three_digits() {
         assert_eq!(
-            [0.0, 0.0012, 0.123, 12.34, 123.4].map(number),
-            ["0", "0.0012", "0.12", "12.3", "123"]
+            [0.0, 7.0, 0.0012, 0.123, 12.34, 123.4].map(number),
+            ["0", "7", "0.0012", "0.12", "12.3", "123"]
         );
     }
 

@@ -125,6 +125,14 @@ const LINES: &[Line] = &[
             ("idle_cpu_percent", Limit::AtMost(0.5)),
         ],
     },
+    // a broker with two shards against the same with one, half of the pairs crossing
+    Line {
+        name: "two-shards",
+        command: "p2p --pairs=50 --window=64 --crossing=half",
+        rounds: None,
+        apart: true,
+        limits: &[("cpu_ns_per_message", Limit::Share(1.5))],
+    },
 ];
 
 /// One judged figure of one target.
@@ -164,7 +172,7 @@ pub(crate) fn list() -> Table {
     table
 }
 
-pub(crate) fn run(args: &Args) -> Result<Suite> {
+pub(crate) fn run(args: &Args, field: &Field) -> Result<Suite> {
     for name in &args.positional {
         ensure!(
             LINES.iter().any(|line| line.name == name),
@@ -176,7 +184,6 @@ pub(crate) fn run(args: &Args) -> Result<Suite> {
         names => names.iter().any(|name| name == line.name),
     };
     let lines: Vec<&Line> = LINES.iter().filter(asked).collect();
-    let field = Field::parse(args)?;
     let baseline = field.position(args.text("baseline").unwrap_or_default())?;
     let floor = args
         .text("floor")
@@ -217,7 +224,7 @@ pub(crate) fn run(args: &Args) -> Result<Suite> {
     let verdicts = lines
         .iter()
         .zip(&groups)
-        .flat_map(|(line, group)| judge(line, group, &field, baseline, floor));
+        .flat_map(|(line, group)| judge(line, group, field, baseline, floor));
     let verdicts = verdicts.collect();
     Ok(Suite {
         names: field.names(),

@@ -89,6 +89,14 @@ impl Target {
         })
     }
 
+    /// What runs there, for the record.
+    pub(crate) fn describe(&self) -> String {
+        match &self.source {
+            Source::Running(endpoint) => endpoint.addr.to_string(),
+            Source::Spawned { words, .. } => words.join(" "),
+        }
+    }
+
     /// Starts the broker if it is ours to start, pinned to `cpus` where given, and waits until it accepts CONNECT.
     pub(crate) fn start(&self, cpus: &[usize]) -> Result<Running> {
         let (addr, words) = match &self.source {

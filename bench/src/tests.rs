@@ -73,8 +73,8 @@ fn load(shape: Shape, pace: Pace) -> Load {
 fn run(load: &Load) -> Outcome {
     let outcome = load::run(&Served::new().endpoint, load).expect("the relay carries this load");
     assert_eq!(outcome.faults, Faults::default());
-    assert!(outcome.delivered > 0);
-    assert!(outcome.broker_cpu_ns.is_some_and(|cpu_ns| cpu_ns > 0));
+    assert!(outcome.published > 0);
+    assert!(outcome.broker_cpu_ns.is_some());
     outcome
 }
 
@@ -87,9 +87,11 @@ fn pairs_lose_nothing_in_either_version() {
         };
         let outcome = run(&Load {
             protocol,
+            measure_ns: SECOND_NS / 2,
             ..load(shape, Pace::Window(16))
         });
-        assert!(outcome.published >= outcome.delivered);
+        assert!(outcome.delivered > 0);
+        // what was sent before the window and arrived in it is delivered there and has no latency there
         assert!(!outcome.latency.is_empty());
     }
 }

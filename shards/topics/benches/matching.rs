@@ -125,7 +125,7 @@ fn time(what: &str, calls: usize, mut round: impl FnMut()) {
 
 fn time_matches(what: &str, partition: &mut Partition, topics: &[String], hits: usize) {
     let mut matches = Matches::new();
-    let repeats = (200_000 / topics.len()).max(1);
+    let repeats = (200_000 / (topics.len() * hits.max(1))).max(1);
     time(what, topics.len() * repeats, || {
         for _ in 0..repeats {
             for text in topics {

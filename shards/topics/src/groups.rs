@@ -329,9 +329,6 @@ impl Group {
         let last = self.members.len() - 1;
         self.swap(position, last, moved);
         self.members.swap_remove(last);
-        if self.sticky_member == last {
-            self.sticky_member = NONE;
-        }
     }
 
     /// A member connected or disconnected: its new position.

@@ -23,8 +23,13 @@ impl TextHash {
 
     #[inline]
     pub(crate) fn of(&self, text: &str) -> u64 {
+        self.of_bytes(text.as_bytes())
+    }
+
+    #[inline]
+    pub(crate) fn of_bytes(&self, text: &[u8]) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
-        hasher.write(text.as_bytes());
+        hasher.write(text);
         hasher.finish()
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Trie {
     /// The levels that the walk has reached so far; kept for its memory.
     levels: Vec<Level>,
     /// Nodes to visit, each with its depth; kept for its memory.
-    stack: Vec<(u32, u32)>,
+    stack: Vec<(u32, usize)>,
 }
 
 #[inline]
@@ -110,7 +110,7 @@ impl Trie {
 
     fn child_or_insert(&mut self, parent: u32, level: &str) -> u32 {
         let hash = self.hash.of(level);
-        if let Some(child) = self.child(parent, level, hash) {
+        if let Some(child) = self.child(parent, level.as_bytes(), hash) {
             return child;
         }
         let child = self.nodes.insert(Node {
@@ -127,10 +127,10 @@ impl Trie {
     }
 
     #[inline]
-    fn child(&self, parent: u32, level: &str, hash: u64) -> Option<u32> {
+    fn child(&self, parent: u32, level: &[u8], hash: u64) -> Option<u32> {
         self.children.find(child_hash(parent, hash), |at| {
             let node = &self.nodes[at];
-            node.parent == parent && node.level == level
+            node.parent == parent && node.level.as_bytes() == level
         })
     }
 
@@ -145,7 +145,7 @@ impl Trie {
             }
             let child = match level {
                 "+" => Some(self.nodes[node].plus).filter(|plus| *plus != NONE),
-                _ => self.child(node, level, self.hash.of(level)),
+                _ => self.child(node, level.as_bytes(), self.hash.of(level)),
             };
             let Some(child) = child else { return };
             node = child;
@@ -189,6 +189,7 @@ impl Trie {
     pub(crate) fn walk(&mut self, topic: &str, found: &mut Vec<u32>) {
         // [MQTT-4.7.2-1] A filter that starts with a wildcard does not match a topic that starts with $.
         let wildcard_first = !topic.starts_with('$');
+        let topic = topic.as_bytes();
         self.levels.clear();
         self.stack.clear();
         // Where the next level begins; none when the topic is split to its end.
@@ -196,47 +197,50 @@ impl Trie {
         if wildcard_first && self.nodes[ROOT].hash != NONE {
             found.push(self.nodes[ROOT].hash);
         }
-        self.stack.push((ROOT, 0));
-        while let Some((at, depth)) = self.stack.pop() {
-            if self.levels.len() == depth as usize
+        let mut next = Some((ROOT, 0));
+        while let Some((at, depth)) = next.take().or_else(|| self.stack.pop()) {
+            if self.levels.len() == depth
                 && let Some(start) = rest
             {
-                let text = &topic[start..];
-                let length = text.bytes().position(|byte| byte == b'/');
-                let end = start + length.unwrap_or(text.len());
+                let length = topic[start..].iter().position(|byte| *byte == b'/');
+                let end = length.map_or(topic.len(), |length| start + length);
                 rest = length.map(|_| end + 1);
+                let hash = self.hash.of_bytes(&topic[start..end]);
                 self.levels.push(Level {
                     start: start as u32,
                     end: end as u32,
-                    hash: self.hash.of(&topic[start..end]),
+                    hash,
                 });
             }
             let node = &self.nodes[at];
-            let Some(level) = self.levels.get(depth as usize) else {
+            let Some(level) = self.levels.get(depth) else {
                 if node.end != NONE {
                     found.push(node.end);
                 }
                 continue;
             };
-            let plus =
-                Some(node.plus).filter(|plus| *plus != NONE && (wildcard_first || depth > 0));
-            let literal = if node.literals > 0 {
-                self.child(
-                    at,
-                    &topic[level.start as usize..level.end as usize],
-                    level.hash,
-                )
-            } else {
-                None
-            };
-            for child in plus.into_iter().chain(literal) {
-                // `a/#` matches `a` too: what ends with # below a node matches when the node is reached.
-                if self.nodes[child].hash != NONE {
-                    found.push(self.nodes[child].hash);
+            let (plus, literals) = (node.plus, node.literals);
+            if plus != NONE && (wildcard_first || depth > 0) {
+                next = Some(self.reach(plus, depth + 1, found));
+            }
+            if literals > 0 {
+                let text = &topic[level.start as usize..level.end as usize];
+                if let Some(child) = self.child(at, text, level.hash) {
+                    self.stack.extend(next);
+                    next = Some(self.reach(child, depth + 1, found));
                 }
-                self.stack.push((child, depth + 1));
             }
         }
+    }
+
+    /// A node of the walk, and what it finds at once: `a/#` matches `a` too, so that what ends with # below a node
+    /// matches when the node is reached.
+    #[inline]
+    fn reach(&self, node: u32, depth: usize, found: &mut Vec<u32>) -> (u32, usize) {
+        if self.nodes[node].hash != NONE {
+            found.push(self.nodes[node].hash);
+        }
+        (node, depth)
     }
 }
 
