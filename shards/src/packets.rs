@@ -263,10 +263,7 @@ impl Shard {
             });
         }
         let key = self.wires.key(slot);
-        // other shards choose by the hash, and only shared groups with that strategy need it
-        let client_id_hash = self
-            .sessions
-            .hash(self.sessions.slots[session as usize].session.client_id());
+        let client_id_hash = self.sessions.slots[session as usize].hash;
         let publisher = Publisher {
             client: Some(ClientKey(session)),
             client_id_hash,

@@ -118,13 +118,12 @@ impl Shard {
         for group in &matches.groups {
             match group.choice {
                 Choice::Local { client, sub, .. } => {
-                    let filter: Arc<str> = matches.group_filter(group).into();
                     let id = sub.id.map(std::num::NonZeroU32::get);
                     let grant = Grant {
                         qos: sub.qos,
                         retain: sub.retain_as_published && outgoing.message().retain,
                         ids: id.as_slice(),
-                        group: Some(&filter),
+                        group: Some(&group.filter),
                     };
                     self.deliver(client, outgoing, grant, routed);
                 }
@@ -145,7 +144,7 @@ impl Shard {
                 } = group.choice
                     && chosen.0 == shard
                 {
-                    groups.push(matches.group_filter(group));
+                    groups.push(&*group.filter);
                     waits |= persistent;
                 }
             }

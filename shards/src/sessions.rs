@@ -18,6 +18,8 @@ pub(crate) struct Slot {
     pub(crate) connection: u32,
     /// Tick of the earliest wheel entry of this slot, 0: none. Outlives the session.
     pub(crate) timer_tick: u64,
+    /// Keyed hash of its client id.
+    pub(crate) hash: u64,
     pub(crate) used: bool,
 }
 
@@ -64,6 +66,7 @@ impl Sessions {
                 old.session = session;
                 old.generation = old.generation.wrapping_add(1);
                 old.connection = NONE;
+                old.hash = hash;
                 old.used = true;
             }
             None => {
@@ -72,14 +75,14 @@ impl Sessions {
                     generation: 0,
                     connection: NONE,
                     timer_tick: 0,
+                    hash,
                     used: true,
                 });
             }
         }
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_client.insert_unique(hash, slot, |slot| {
-            hasher.hash_one(slots[*slot as usize].session.client_id())
-        });
+        let slots = &self.slots;
+        self.by_client
+            .insert_unique(hash, slot, |slot| slots[*slot as usize].hash);
         slot
     }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use compact_str::CompactString;
 
@@ -98,7 +99,7 @@ impl Remote {
 #[derive(Debug)]
 pub(crate) struct Group {
     /// `$share/GROUP/FILTER`
-    pub(crate) full: CompactString,
+    pub(crate) full: Arc<str>,
     /// The entry of the filter without the prefix, and the neighbours in its list of groups.
     pub(crate) entry: u32,
     pub(crate) next: u32,
@@ -122,7 +123,7 @@ pub(crate) struct Group {
 impl Default for Group {
     fn default() -> Self {
         Self {
-            full: CompactString::const_new(""),
+            full: Arc::default(),
             entry: NONE,
             next: NONE,
             previous: NONE,
@@ -180,7 +181,7 @@ impl Groups {
 
     pub(crate) fn find(&self, full: &str) -> Option<u32> {
         self.index
-            .find(self.hash.of(full), |at| self.groups[at].full == full)
+            .find(self.hash.of(full), |at| &*self.groups[at].full == full)
     }
 
     /// A new group of the filter `entry`, before `next` in its list.
@@ -190,7 +191,7 @@ impl Groups {
             .get(name(full))
             .copied()
             .unwrap_or(self.strategy);
-        let full = CompactString::new(full);
+        let full: Arc<str> = full.into();
         let hash = self.hash.of(&full);
         let at = self.groups.insert(Group {
             full,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one look for a topic finds.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use corqtt_codec::QoS;
 
@@ -39,7 +39,8 @@ const _: () = assert!(size_of::<Hit>() == 16);
 pub struct GroupHit {
     /// Who it is, or which shard chooses.
     pub choice: Choice,
-    pub(crate) filter: Range<u32>,
+    /// The whole filter, `$share/GROUP/` included.
+    pub filter: Arc<str>,
 }
 
 /// Where a message for a shared group goes.
@@ -77,7 +78,6 @@ pub struct Matches {
     pub(crate) ids: Vec<u32>,
     /// (number of the hit, identifier) while hits are being gathered from several filters.
     pub(crate) gathered_ids: Vec<(u32, u32)>,
-    pub(crate) group_filters: String,
 }
 
 impl Matches {
@@ -94,13 +94,6 @@ impl Matches {
         &self.ids[hit.ids_start as usize..][..hit.ids_len as usize]
     }
 
-    /// The whole filter of a group, `$share/GROUP/` included.
-    #[inline]
-    #[must_use]
-    pub fn group_filter(&self, hit: &GroupHit) -> &str {
-        &self.group_filters[hit.filter.start as usize..hit.filter.end as usize]
-    }
-
     /// Nobody wants the message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -115,7 +108,6 @@ impl Matches {
         self.groups.clear();
         self.ids.clear();
         self.gathered_ids.clear();
-        self.group_filters.clear();
     }
 
     /// Gives each hit its range of the gathered identifiers; linear in their number.

@@ -359,10 +359,7 @@ impl Partition {
             }
             Kind::Group(group) => {
                 let group = self.groups.group(group);
-                (
-                    group.full.as_str(),
-                    group.member_at(slot.position).sub.into(),
-                )
+                (&*group.full, group.member_at(slot.position).sub.into())
             }
         })
     }
@@ -453,12 +450,8 @@ impl Partition {
             let mut group = entry.groups;
             while group != NONE {
                 if let Some(choice) = self.groups.choose(group, publisher, topic.as_str()) {
-                    let start = out.group_filters.len() as u32;
-                    out.group_filters.push_str(&self.groups.group(group).full);
-                    out.groups.push(GroupHit {
-                        choice,
-                        filter: start..out.group_filters.len() as u32,
-                    });
+                    let filter = self.groups.group(group).full.clone();
+                    out.groups.push(GroupHit { choice, filter });
                 }
                 group = self.groups.group(group).next;
             }
@@ -658,7 +651,7 @@ impl Partition {
         let want = group.want();
         if want != before {
             changes.push(Interest {
-                filter: group.full.clone(),
+                filter: (*group.full).into(),
                 want,
             });
         }
