@@ -54,6 +54,12 @@ pub fn main(edges: Edges) -> ExitCode {
         }
     };
     logging::log_panics(&log);
+    // half a broker is worse than none: whichever thread panics, the process ends
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
     log::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node_name; "server initializing");
     settings.log_notices();
     let code = match Broker::start(&settings, edges) {

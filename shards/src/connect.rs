@@ -4,8 +4,7 @@
 use std::num::NonZeroU16;
 
 use corqtt_codec::{
-    Auth, ConnAck, ConnAckProperties, Connect, Frame, Packet, QoS, ReasonCode, UserProperties,
-    Version, decode, encode,
+    ConnAck, ConnAckProperties, Connect, Frame, Packet, QoS, ReasonCode, Version, decode, encode,
 };
 use corqtt_port::ConnectionKey;
 use corqtt_port::auth::{Identity, Question, Verdict, Wish};
@@ -15,6 +14,7 @@ use corqtt_session::{Opening, Session, Will};
 use corqtt_topics::ClientKey;
 
 use crate::connection::keep_alive_ms;
+use crate::extended::connect_of;
 use crate::lanes::Waiter;
 use crate::shard::Shard;
 use crate::wires::{Close, NONE, Stage, Why};
@@ -29,6 +29,8 @@ pub(crate) enum Pending {
     },
     /// CONNACK waits for the store.
     Open(Box<Terms>),
+    /// AUTH of a live connection waits for auth.
+    Auth,
     /// SUBSCRIBE waits for auth.
     Subscribe { packet: Box<[u8]> },
     /// PUBLISH waits for auth; its alias is resolved already.
@@ -93,7 +95,7 @@ impl Shard {
             return self.open_session(slot, &connect, assigned, None);
         };
         match self.auth.ask(question) {
-            Some(verdict) => self.connect_verdict(slot, &connect, assigned, verdict),
+            Some(verdict) => self.connect_verdict(slot, &connect, &rest[..size], assigned, verdict),
             None => {
                 let packet = rest[..size].into();
                 let connection = &mut self.wires.slots[slot as usize];
@@ -221,7 +223,7 @@ impl Shard {
         }
     }
 
-    fn identity(&self, slot: u32, client_id: &str, username: Option<&str>) -> Identity {
+    pub(crate) fn identity(&self, slot: u32, client_id: &str, username: Option<&str>) -> Identity {
         Identity {
             client_id: client_id.into(),
             username: username.map(Into::into),
@@ -275,53 +277,41 @@ impl Shard {
         assigned: Option<Box<str>>,
         verdict: Verdict,
     ) {
-        let Ok(Some((frame, _))) = corqtt_codec::frame(packet, u32::MAX) else {
-            return;
-        };
-        let Ok(Packet::Connect(connect)) = decode(frame, Version::V5) else {
-            return;
-        };
-        self.connect_verdict(slot, &connect, assigned, verdict);
+        if let Some(connect) = connect_of(packet) {
+            self.connect_verdict(slot, &connect, packet, assigned, verdict);
+        }
     }
 
-    fn connect_verdict(
+    /// The authority's answer to CONNECT, or to the last step of an exchange; `packet` holds the CONNECT.
+    pub(crate) fn connect_verdict(
         &mut self,
         slot: u32,
         connect: &Connect<'_>,
+        packet: &[u8],
         assigned: Option<Box<str>>,
         verdict: Verdict,
     ) {
-        let method = connect.authentication_method.unwrap_or("");
-        match verdict {
-            Verdict::Allow | Verdict::Filters(_) => {
-                self.open_session(slot, connect, assigned, None)
-            }
-            Verdict::Authenticated { data } => {
-                self.open_session(slot, connect, assigned, Some((method.into(), data)));
+        let data = match verdict {
+            Verdict::Allow | Verdict::Filters(_) => Box::default(),
+            Verdict::Authenticated { data } => data,
+            Verdict::Continue { data } => {
+                return self.challenge(slot, connect, packet, assigned, &data);
             }
             Verdict::Deny(reason) => {
-                let reason = if self.config.compatibilities.obscure_not_authorized {
+                let obscure = self.config.compatibilities.obscure_not_authorized;
+                let reason = if obscure {
                     ReasonCode::UNSPECIFIED_ERROR
                 } else {
                     reason
                 };
-                self.refuse(slot, reason, "not authorized");
+                return self.refuse(slot, reason, "not authorized");
             }
-            Verdict::Continue { data } => {
-                let auth = Auth {
-                    reason: ReasonCode::CONTINUE_AUTHENTICATION,
-                    method: Some(method),
-                    data: Some(&data),
-                    reason_string: None,
-                    user_properties: UserProperties::EMPTY,
-                };
-                encode(
-                    &Packet::Auth(auth),
-                    connect.version,
-                    self.wires.output(slot).bytes_mut(),
-                );
-            }
-        }
+        };
+        // [MQTT5-4.12.0-4] CONNACK names the method of CONNECT
+        let authentication = connect
+            .authentication_method
+            .map(|method| (method.into(), data));
+        self.open_session(slot, connect, assigned, authentication);
     }
 
     /// CONNACK with an error, then the connection closes `[MQTT-3.2.2-5] [MQTT5-3.2.2-7]`.
@@ -497,6 +487,9 @@ impl Shard {
             self.connection_deadline(slot, at);
         }
         self.write_connack(slot, version, &terms);
+        if let Some((method, _)) = &terms.authentication {
+            self.methods.insert(slot, method.clone());
+        }
         let expiry_secs = terms.opening.session_expiry_secs;
         self.sessions.slots[session as usize]
             .session

@@ -19,6 +19,7 @@ mod config;
 mod connect;
 mod connection;
 mod driver;
+mod extended;
 mod lanes;
 mod listener;
 mod packets;

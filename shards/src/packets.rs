@@ -40,10 +40,7 @@ impl Shard {
         match connection.stage {
             Stage::Live => {}
             Stage::Opening => return self.handle_connect(slot, frame, size, rest),
-            // only AUTH can come here, and no method of extended authentication is built in yet
-            Stage::Connecting => {
-                return self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a packet before CONNACK");
-            }
+            Stage::Connecting => return self.handle_exchange(slot, frame),
             Stage::Free | Stage::Lingering => return,
         }
         match frame.packet_type() {
@@ -80,12 +77,7 @@ impl Shard {
             Packet::Connect(_) => {
                 self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a second CONNECT")
             }
-            // re-authentication needs the method of CONNECT, and CONNECT was refused if it had one
-            Packet::Auth(_) => self.violation(
-                slot,
-                ReasonCode::PROTOCOL_ERROR,
-                "AUTH without an authentication method",
-            ),
+            Packet::Auth(auth) => self.handle_auth(slot, &auth),
             _ => self.violation(
                 slot,
                 ReasonCode::PROTOCOL_ERROR,
@@ -325,7 +317,7 @@ impl Shard {
         let state = &mut self.sessions.slots[session as usize].session;
         match kind {
             PUBACK => {
-                state.handle_puback(id);
+                state.handle_puback(id, reason, &mut self.drops);
             }
             PUBREC => {
                 let out = self.wires.output(slot);
@@ -339,7 +331,7 @@ impl Shard {
                 state.handle_pubcomp(id);
             }
         }
-        if kind != PUBREL && state.wants_pump() {
+        if kind != PUBREL && state.wants_pump(&self.config.session) {
             self.pump(session);
         }
     }
@@ -382,6 +374,7 @@ impl Shard {
             Pending::Connect { packet, assigned } => {
                 self.connect_answered(slot, &packet, assigned, answer.verdict)
             }
+            Pending::Auth => self.auth_verdict(slot, &answer.verdict),
             Pending::Subscribe { packet } => {
                 self.subscribe_answered(slot, &packet, &answer.verdict)
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A shard and its turn.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -99,6 +99,8 @@ pub struct Shard {
     pub(crate) wall_ns: u64,
     pub(crate) wires: Wires,
     pub(crate) sessions: Sessions,
+    /// Authentication methods of the connections that used one, by slot.
+    pub(crate) methods: HashMap<u32, Box<str>>,
     pub(crate) topics: Partition,
     pub(crate) retained: Retained,
     pub(crate) lanes: Vec<Lane>,
@@ -204,6 +206,7 @@ impl Shard {
             wall_ns,
             wires: Wires::default(),
             sessions: Sessions::new(config.hash_seed),
+            methods: HashMap::new(),
             topics: Partition::new(me, config.shards, config.hash_seed, config.strategy),
             retained: Retained::new(),
             lanes: ports.shards.into_iter().map(Lane::new).collect(),
@@ -467,6 +470,9 @@ impl Shard {
     /// Frees a slot; the socket closes.
     pub(crate) fn forget(&mut self, slot: u32) {
         self.wires.remove(slot);
+        if !self.methods.is_empty() {
+            self.methods.remove(&slot);
+        }
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -596,7 +602,7 @@ impl Shard {
                 if connection.stage == Stage::Live
                     && self.sessions.slots[connection.session as usize]
                         .session
-                        .wants_pump()
+                        .wants_pump(&self.config.session)
                 {
                     let session = connection.session;
                     self.pump(session);
@@ -621,7 +627,7 @@ impl Shard {
     /// Sends what a session has waiting, as far as its client can take it.
     pub(crate) fn pump(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
-        if slot.connection == NONE || !slot.session.wants_pump() {
+        if slot.connection == NONE || !slot.session.wants_pump(&self.config.session) {
             return;
         }
         let out = self.wires.output(slot.connection);

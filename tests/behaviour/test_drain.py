@@ -17,7 +17,7 @@ def own(spawn, version):
 
 
 def test_clients_are_told_and_the_process_ends(own):
-    """[MQTT-3.1.4-5] asks nothing of a stop; 5.0 has the reason code 0x8B, the others just see the end."""
+    """5.0 has the reason code 0x8B, the others just see the end."""
     clients = [own.connect() for _ in range(20)]
     own.broker.terminate()
     for client in clients:

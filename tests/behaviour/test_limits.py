@@ -18,7 +18,7 @@ def limits(**named):
 
 
 def test_subscriptions_that_are_not_available(spawn, wire):
-    """[MQTT5-3.2.2-15] is about size; wildcards, identifiers and groups have reasons of their own."""
+    """Wildcards, identifiers and groups each have a reason of their own."""
     own = spawn(conf=capabilities(wildcard_sub_available=0, sub_id_available=0, shared_sub_available=0))
     client = wire(V5, own)
     granted = client.connect().properties
@@ -54,7 +54,7 @@ def test_will_above_the_maximum_qos_is_refused(spawn, wire):
 
 
 def test_session_expiry_is_limited(spawn, wire):
-    """[MQTT5-3.2.2-1] has Session Present; the interval in use comes back if it is not the one asked for."""
+    """The interval in use comes back if it is not the one asked for."""
     own = spawn(conf=capabilities(maximum_session_expiry_interval=100))
     block = properties(session_expiry=1000)
     assert wire(V5, own).connect(clean=False, block=block).properties["session_expiry"] == 100

@@ -72,7 +72,7 @@ def test_publisher_hears_itself(mqtt):
 
 
 def test_empty_payload_is_a_message(mqtt):
-    """[MQTT5-4.7.3-1] is about topics; a message may be empty."""
+    """Only with retain does it mean something else."""
     client = mqtt.connect()
     client.subscribe(mqtt.topic())
     client.publish(mqtt.topic())
@@ -191,18 +191,21 @@ def test_overlapping_subscriptions_deliver_once_at_the_highest_qos(mqtt):
 
 
 def test_ten_thousand_topics(mqtt):
-    count = 10_000
-    subscriber, wide, publisher = (mqtt.connect() for _ in range(3))
+    """Published by forty clients, heard by one that names each topic and by one with a wildcard."""
+    count, publishers = 10_000, [mqtt.connect() for _ in range(40)]
+    subscriber, wide = mqtt.connect(), mqtt.connect()
     names = [mqtt.topic(str(index % 100), str(index)) for index in range(count)]
     for start in range(0, count, 500):
         assert subscriber.subscribe(*names[start : start + 500], qos=1) == [1] * 500
     wide.subscribe(mqtt.topic("42", "+"))
     for index, name in enumerate(names):
-        publisher.send(name, str(index).encode(), 1)
-    messages = subscriber.receive(count, 50)
-    assert [each.topic for each in messages] == names
-    assert [int(each.payload) for each in messages] == list(range(count))
-    assert [int(each.payload) for each in wide.receive(100)] == list(range(42, count, 100))
+        publishers[index % len(publishers)].send(name, str(index).encode(), 1)
+    got = [int(each.payload) for each in subscriber.receive(count, 50)]
+    assert sorted(got) == list(range(count))
+    for index in range(len(publishers)):
+        of_one = [number for number in got if number % len(publishers) == index]
+        assert of_one == sorted(of_one)
+    assert sorted(int(each.payload) for each in wide.receive(100)) == list(range(42, count, 100))
 
 
 @pytest.fixture(scope="module")
@@ -225,9 +228,9 @@ def test_large_payloads_both_ways(roomy, version, mebibytes, qos):
     payload = bytes(range(256)) * (mebibytes << 12)
     subscriber, publisher = world.connect(), world.connect()
     subscriber.subscribe(world.topic(), qos=qos)
+    # one after the other: QoS 0 may be shed while more than the out-buffer's limit waits for a reader
     for head in (b"1", b"2"):
         publisher.publish(world.topic(), head + payload, qos)
-    for head in (b"1", b"2"):
         assert subscriber.receive(seconds=30).payload == head + payload
     world.close()
 

@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use crate::auth::{Answer, Auth, Question, Verdict};
+use corqtt_codec::ReasonCode;
+
+use crate::auth::{Answer, Auth, Question, Verdict, Wish};
 use crate::lane::{self, Sender};
 use crate::store::{Batch, Store, Token};
 
@@ -86,11 +88,20 @@ pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64) -> Sender<T> {
 }
 
 /// Allows everything, but is asked about everything and answers later.
+///
+/// It knows the authentication method [`METHOD`]: CONNECT is answered by the challenge `who?`, `me` is accepted with
+/// `welcome`, anything else is refused. A client that connects as [`PANIC`] makes it panic, to see what becomes of the
+/// process.
 #[derive(Debug)]
 pub struct LateAuth<T> {
     to: Sender<T>,
     wrap: fn(Answer) -> T,
 }
+
+/// A method of extended authentication.
+pub const METHOD: &str = "corqtt-double";
+/// The client id of a client that is too much.
+pub const PANIC: &str = "corqtt-double-panic";
 
 impl<T: Send + 'static> LateAuth<T> {
     /// Answers go to `to`, which delays them.
@@ -109,15 +120,32 @@ impl<T: Send + 'static> Auth for LateAuth<T> {
         true
     }
 
-    fn knows_method(&self, _method: &str) -> bool {
-        false
+    fn knows_method(&self, method: &str) -> bool {
+        method == METHOD
     }
 
     fn ask(&mut self, question: Question) -> Option<Verdict> {
-        self.to.push((self.wrap)(Answer {
+        assert!(
+            &*question.identity.client_id != PANIC,
+            "the client was too much"
+        );
+        let verdict = match question.wish {
+            Wish::Connect {
+                method: Some(_), ..
+            } => Verdict::Continue {
+                data: (*b"who?").into(),
+            },
+            Wish::Continue { data: Some(data) } if *data == *b"me" => Verdict::Authenticated {
+                data: (*b"welcome").into(),
+            },
+            Wish::Continue { .. } => Verdict::Deny(ReasonCode::NOT_AUTHORIZED),
+            _ => Verdict::Allow,
+        };
+        let answer = Answer {
             connection: question.connection,
-            verdict: Verdict::Allow,
-        }));
+            verdict,
+        };
+        self.to.push((self.wrap)(answer));
         None
     }
 }

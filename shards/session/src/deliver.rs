@@ -7,7 +7,7 @@ use corqtt_codec::{
     Message, MessageRef, PacketId, PublishHeader, QoS, ReasonCode, TopicName, Version, encode_ack,
 };
 
-use crate::alias::{Named, OutboundAliases};
+use crate::alias::OutboundAliases;
 use crate::packet_ids::next_id;
 use crate::{Limits, Now, Output, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Session};
 
@@ -33,7 +33,7 @@ pub enum DropReason {
     QueueFullRejected,
     /// The session ended with the message in its queue or in flight.
     SessionEnded,
-    /// The client answered PUBREC with an error.
+    /// The client answered PUBACK or PUBREC with an error.
     RefusedByClient,
 }
 
@@ -174,10 +174,44 @@ pub(crate) struct Flight {
     extra: Option<Box<Extra>>,
     qos: QoS,
     retain: bool,
-    /// PUBREC came; PUBREL is what is resent.
-    released: bool,
-    /// Sent on this connection, so it counts against the client's Receive Maximum.
-    pub(crate) sent: bool,
+    step: Step,
+}
+
+/// How far a message in flight is.
+///
+/// ```text
+///  on one connection:    Published ──PUBREC──► Released ──PUBCOMP──►
+///                          │   ▲                │
+///  a new connection:       ▼   │ resent         ▼         resent
+///                       PublishDue           ReleaseDue ─────────► ReleasedAgain ──PUBCOMP──►
+///                          └───────────PUBREC───────────────────────────▲
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// PUBLISH is to be sent again.
+    PublishDue,
+    /// PUBLISH was sent on this connection.
+    Published,
+    /// PUBLISH and PUBREL were sent on this connection.
+    Released,
+    /// PUBREL is to be sent again.
+    ReleaseDue,
+    /// PUBREL was sent on this connection, PUBLISH on an earlier one.
+    ReleasedAgain,
+}
+
+impl Step {
+    /// It counts against the client's Receive Maximum: its PUBLISH was sent on this connection (section 4.9 of 5.0).
+    const fn counts(self) -> bool {
+        matches!(self, Self::Published | Self::Released)
+    }
+
+    const fn is_released(self) -> bool {
+        matches!(
+            self,
+            Self::Released | Self::ReleaseDue | Self::ReleasedAgain
+        )
+    }
 }
 
 /// A message that waits in a session's queue.
@@ -221,8 +255,17 @@ pub struct Unsent {
 }
 
 impl Flight {
+    /// A new connection has been sent nothing yet.
+    pub(crate) fn resume(&mut self) {
+        self.step = if self.step.is_released() {
+            Step::ReleaseDue
+        } else {
+            Step::PublishDue
+        };
+    }
+
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
-        // [MQTT5-4.8.2-4] a started QoS 2 message stays with its member
+        // [MQTT5-4.8.2-4] [MQTT5-4.8.2-5] a started QoS 2 message stays with its member
         let group = if self.qos == QoS::AtLeastOnce {
             self.extra.and_then(|extra| extra.group)
         } else {
@@ -248,19 +291,20 @@ impl Queued {
             .as_ref()
             .is_some_and(|extra| extra.group.is_some())
     }
-
-    fn grant(&self) -> (QoS, bool) {
-        (self.qos, self.retain)
-    }
 }
 
 impl Session {
-    /// Messages that may be sent now without exceeding the client's Receive Maximum `[MQTT5-3.3.4-9]`.
+    /// One more PUBLISH stays within the client's Receive Maximum `[MQTT5-3.3.4-9] [MQTT5-4.9.0-2]`.
     #[inline]
-    fn quota(&self, limits: &Limits) -> u16 {
-        self.receive_maximum
-            .min(limits.inflight_max)
-            .saturating_sub(self.unacked)
+    fn may_resend(&self, limits: &Limits) -> bool {
+        self.unacked < self.receive_maximum.min(limits.inflight_max)
+    }
+
+    /// The same for a new message, which takes a packet id too: one is free then, since there are 65,535.
+    #[inline]
+    fn may_begin(&self, limits: &Limits) -> bool {
+        self.unacked < self.receive_maximum
+            && self.outbound.len() < usize::from(limits.inflight_max)
     }
 
     /// Hands a message to the client: written to `out` (that of its connection, `None` without one), or queued.
@@ -308,12 +352,10 @@ impl Session {
         if let Some(out) = out
             && self.queue.is_empty()
             && self.resend == 0
-            && self.quota(limits) > 0
+            && self.may_begin(limits)
             && out.len() <= limits.out_buffer_bytes_max
         {
-            let Some(packet_id) = self.free_packet_id() else {
-                return self.enqueue(outgoing, &grant, qos, limits, drops);
-            };
+            let packet_id = self.free_packet_id();
             let sent = self.send(
                 outgoing,
                 &grant,
@@ -335,29 +377,32 @@ impl Session {
                     extra,
                     qos,
                     retain: grant.retain,
-                    released: false,
-                    sent: true,
+                    step: Step::Published,
                 };
-                self.outbound.push(packet_id, flight);
-                self.unacked += 1;
+                self.begin(packet_id, flight);
             }
             return sent;
         }
         self.enqueue(outgoing, &grant, qos, limits, drops)
     }
 
-    /// The next packet id that no message in flight has `[MQTT-2.3.1-2]`; `None` when all 65,535 are in use.
+    /// The next packet id that no message in flight has `[MQTT-2.3.1-4] [MQTT5-2.2.1-4]`. It stays the next until it
+    /// is used, so that ids run on without gaps.
     #[inline]
-    fn free_packet_id(&mut self) -> Option<PacketId> {
-        if self.outbound.len() >= 65_535 {
-            return None;
+    fn free_packet_id(&mut self) -> PacketId {
+        debug_assert!(self.outbound.len() < 65_535);
+        while self.outbound.contains(self.next_packet_id) {
+            self.next_packet_id = next_id(self.next_packet_id);
         }
-        let mut id = self.next_packet_id;
-        while self.outbound.contains(id) {
-            id = next_id(id);
-        }
+        self.next_packet_id
+    }
+
+    /// A PUBLISH with this id was written.
+    #[inline]
+    fn begin(&mut self, id: PacketId, flight: Flight) {
+        self.outbound.push(id, flight);
+        self.unacked += 1;
         self.next_packet_id = next_id(id);
-        Some(id)
     }
 
     #[allow(
@@ -379,8 +424,9 @@ impl Session {
     ) -> Delivered {
         let message = outgoing.message;
         let is_v5 = self.version.is_v5();
-        let plain =
-            !dup && grant.ids.is_empty() && expiry_secs.is_none() && self.topic_alias_maximum == 0;
+        let plain = !dup
+            && self.topic_alias_maximum == 0
+            && (!is_v5 || (grant.ids.is_empty() && expiry_secs.is_none()));
         if plain && self.packet_bytes_max == u32::MAX {
             let key = (is_v5, qos, grant.retain);
             if outgoing.frame.key != Some(key) {
@@ -411,23 +457,19 @@ impl Session {
             let aliases = self
                 .outbound_aliases
                 .get_or_insert_with(Box::<OutboundAliases>::default);
-            match aliases.name(
-                message.topic.as_str(),
-                self.topic_alias_maximum,
-                limits.alias_bytes_max,
-            ) {
-                Named::Full => {}
-                Named::New(alias) => {
-                    header.topic_alias = Some(alias);
-                    // with the alias it might be too large: then it goes without, and the client never learns it
-                    if header.packet_bytes() > self.packet_bytes_max as usize {
-                        header.topic_alias = None;
-                        self.topic_alias_maximum = 0;
-                    }
-                }
-                Named::Known(alias) => {
-                    header.topic_alias = Some(alias);
-                    header.topic = None;
+            let topic = message.topic.as_str();
+            if let Some(alias) = aliases.known(topic) {
+                header.topic_alias = Some(alias);
+                header.topic = None;
+            } else if let Some(alias) =
+                aliases.free(topic, self.topic_alias_maximum, limits.alias_bytes_max)
+            {
+                header.topic_alias = Some(alias);
+                // with the alias it might be too large: then it goes without, and the next one may introduce it
+                if header.packet_bytes() <= self.packet_bytes_max as usize {
+                    aliases.learn(topic, alias);
+                } else {
+                    header.topic_alias = None;
                 }
             }
         }
@@ -445,14 +487,11 @@ impl Session {
         drops: &mut Drops,
     ) -> Delivered {
         let size = outgoing.message.size();
-        let over = |session: &Self| {
-            (limits.queue_messages_max > 0 && session.queue.len() >= limits.queue_messages_max)
-                || (limits.queue_bytes_max > 0
-                    && session.queue_bytes + size > limits.queue_bytes_max)
-        };
-        while over(self) {
+        let never_fits = limits.queue_bytes_max > 0 && size > limits.queue_bytes_max;
+        while self.queue_is_full(size, limits) {
             match limits.queue_full {
-                QueueFull::DropOldest if !self.queue.is_empty() => {
+                // what could not make room for it must not go for it
+                QueueFull::DropOldest if !never_fits => {
                     self.pop_queue();
                     drops.count(DropReason::QueueFullOldest);
                 }
@@ -481,6 +520,11 @@ impl Session {
         Delivered::Queued
     }
 
+    fn queue_is_full(&self, size: usize, limits: &Limits) -> bool {
+        (limits.queue_messages_max > 0 && self.queue.len() >= limits.queue_messages_max)
+            || (limits.queue_bytes_max > 0 && self.queue_bytes + size > limits.queue_bytes_max)
+    }
+
     fn pop_queue(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.queue_bytes -= queued.message.size();
@@ -490,16 +534,24 @@ impl Session {
         Some(queued)
     }
 
-    /// True when [`Session::pump`] has something to send.
+    /// True when [`Session::pump`] has something that may be sent now: something waits, and the client's Receive
+    /// Maximum has room for it.
     #[inline]
     #[must_use]
-    pub fn wants_pump(&self) -> bool {
-        self.resend > 0 || !self.queue.is_empty()
+    pub fn wants_pump(&mut self, limits: &Limits) -> bool {
+        if self.resend > 0 {
+            let may_resend = self.may_resend(limits);
+            // PUBREL needs no room [MQTT5-3.3.4-10] [MQTT5-4.9.0-3]
+            if let Some((_, flight)) = self.outbound.oldest_of_last(&mut self.resend) {
+                return may_resend || flight.step != Step::PublishDue;
+            }
+        }
+        !self.queue.is_empty() && self.may_begin(limits)
     }
 
     /// Sends what waits: first what an earlier connection began, in its original order `[MQTT-4.4.0-1]
-    /// [MQTT-4.6.0-1]`, then the queue; as far as Receive Maximum and out-buffer allow, at most `messages_max`.
-    /// Returns how many packets were written.
+    /// [MQTT5-4.4.0-1] [MQTT-4.6.0-1] [MQTT5-4.6.0-1]`, then the queue; as far as Receive Maximum and out-buffer
+    /// allow, and looking at no more than `messages_max` messages. Returns how many PUBLISH packets were written.
     pub fn pump(
         &mut self,
         out: &mut Output,
@@ -509,90 +561,91 @@ impl Session {
         messages_max: usize,
         now: Now,
     ) -> usize {
-        let mut count = 0;
+        let mut written = 0;
         if !self.connected {
             return 0;
         }
-        while self.resend > 0 && count < messages_max && out.len() <= limits.out_buffer_bytes_max {
-            if !self.resend_next(out, frame, limits, drops, now) {
-                return count;
-            }
-            count += 1;
-        }
-        if self.resend > 0 {
-            return count;
-        }
-        while count < messages_max
-            && self.quota(limits) > 0
-            && out.len() <= limits.out_buffer_bytes_max
-        {
-            if self.queue.is_empty() {
+        for _ in 0..messages_max {
+            if out.len() > limits.out_buffer_bytes_max {
                 break;
             }
-            let Some(packet_id) = self.free_packet_id() else {
-                break;
+            let sent = if self.resend > 0 {
+                self.resend_next(out, frame, limits, drops, now)
+            } else {
+                self.send_queued(out, frame, limits, drops, now)
             };
-            let Some(queued) = self.pop_queue() else {
-                break;
-            };
-            let expiry_secs = match queued
-                .message
-                .expires_at_ms
-                .map(|at| remaining_secs(at, now))
-            {
-                Some(None) => {
-                    drops.count(DropReason::Expired);
-                    self.next_packet_id = packet_id;
-                    continue;
-                }
-                Some(left) => left,
-                None => None,
-            };
-            let (qos, retain) = queued.grant();
-            let mut outgoing = Outgoing::new(queued.message.as_ref().as_ref(), frame);
-            let ids = Extra::ids(queued.extra.as_deref());
-            let grant = Grant {
-                qos,
-                retain,
-                ids,
-                group: None,
-            };
-            let sent = self.send(
-                &mut outgoing,
-                &grant,
-                qos,
-                Some(packet_id),
-                false,
-                expiry_secs,
-                out,
-                limits,
-                drops,
-            );
-            if sent != Delivered::Sent {
-                self.next_packet_id = packet_id;
-                continue;
+            match sent {
+                None => break,
+                Some(publish) => written += usize::from(publish),
             }
-            count += 1;
-            let group = queued
-                .extra
-                .as_ref()
-                .is_some_and(|extra| extra.group.is_some());
-            let keep = self.is_persistent() || group;
-            let flight = Flight {
-                message: keep.then_some(queued.message),
-                extra: if keep { queued.extra } else { None },
-                qos,
-                retain,
-                released: false,
-                sent: true,
-            };
-            self.outbound.push(packet_id, flight);
-            self.unacked += 1;
         }
-        count
+        written
     }
 
-    /// Resends the oldest message that this connection has not been sent. False: it must wait.
+    /// Sends the next message of the queue. `None`: it must wait, or there is none. False: it was dropped.
+    fn send_queued(
+        &mut self,
+        out: &mut Output,
+        frame: &mut Frame,
+        limits: &Limits,
+        drops: &mut Drops,
+        now: Now,
+    ) -> Option<bool> {
+        if !self.may_begin(limits) {
+            return None;
+        }
+        let queued = self.pop_queue()?;
+        // [MQTT5-3.3.2-5]
+        let mut expiry_secs = None;
+        if let Some(expires_at_ms) = queued.message.expires_at_ms {
+            expiry_secs = remaining_secs(expires_at_ms, now);
+            if expiry_secs.is_none() {
+                drops.count(DropReason::Expired);
+                return Some(false);
+            }
+        }
+        let packet_id = self.free_packet_id();
+        let Queued {
+            message,
+            extra,
+            qos,
+            retain,
+        } = queued;
+        let mut outgoing = Outgoing::new(message.as_ref().as_ref(), frame);
+        let grant = Grant {
+            qos,
+            retain,
+            ids: Extra::ids(extra.as_deref()),
+            group: None,
+        };
+        let sent = self.send(
+            &mut outgoing,
+            &grant,
+            qos,
+            Some(packet_id),
+            false,
+            expiry_secs,
+            out,
+            limits,
+            drops,
+        );
+        if sent != Delivered::Sent {
+            return Some(false);
+        }
+        let group = extra.as_ref().is_some_and(|extra| extra.group.is_some());
+        let keep = self.is_persistent() || group;
+        let flight = Flight {
+            message: keep.then_some(message),
+            extra: if keep { extra } else { None },
+            qos,
+            retain,
+            step: Step::Published,
+        };
+        self.begin(packet_id, flight);
+        Some(true)
+    }
+
+    /// Resends the oldest message that this connection has not been sent. `None`: it must wait. True: a PUBLISH.
     fn resend_next(
         &mut self,
         out: &mut Output,
@@ -600,35 +653,36 @@ impl Session {
         limits: &Limits,
         drops: &mut Drops,
         now: Now,
-    ) -> bool {
-        let quota = self.quota(limits);
-        let Some((id, flight)) = self.outbound.iter_mut().find(|(_, flight)| !flight.sent) else {
-            self.resend = 0;
-            return true;
+    ) -> Option<bool> {
+        let may_resend = self.may_resend(limits);
+        let Some((id, flight)) = self.outbound.oldest_of_last(&mut self.resend) else {
+            return Some(false);
         };
-        if flight.released {
-            flight.sent = true;
-            self.resend -= 1;
-            encode_ack(
-                PUBREL,
-                id,
-                ReasonCode::SUCCESS,
-                self.version,
-                out.bytes_mut(),
-            );
-            return true;
+        match flight.step {
+            Step::PublishDue if !may_resend => return None,
+            Step::PublishDue => {}
+            Step::ReleaseDue => {
+                flight.step = Step::ReleasedAgain;
+                self.resend -= 1;
+                let version = self.version;
+                encode_ack(PUBREL, id, ReasonCode::SUCCESS, version, out.bytes_mut());
+                return Some(false);
+            }
+            // its PUBREC came before its turn
+            Step::Published | Step::Released | Step::ReleasedAgain => {
+                self.resend -= 1;
+                return Some(false);
+            }
         }
-        if quota == 0 {
-            return false;
-        }
-        flight.sent = true;
-        let Some(message) = flight.message.clone() else {
-            // nothing was kept: a clean session never resumes
-            return true;
-        };
-        let (qos, retain, extra) = (flight.qos, flight.retain, flight.extra.clone());
         self.resend -= 1;
-        // delivery had begun, so expiry no longer ends it; what is left of it is 0 then
+        let (qos, retain, extra) = (flight.qos, flight.retain, flight.extra.clone());
+        let Some(message) = flight.message.clone() else {
+            debug_assert!(false, "a session that is resumed kept its messages");
+            self.outbound.remove(id);
+            return Some(false);
+        };
+        flight.step = Step::Published;
+        // [MQTT5-4.3.3-7] delivery had begun, so expiry no longer ends it; what is left of it is 0 then
         let expiry_secs = message
             .expires_at_ms
             .map(|at| remaining_secs(at, now).unwrap_or(0));
@@ -639,7 +693,7 @@ impl Session {
             ids: Extra::ids(extra.as_deref()),
             group: None,
         };
-        // [MQTT-3.3.1-1] DUP on every redelivery
+        // [MQTT-3.3.1-1] [MQTT5-3.3.1-1] DUP on every redelivery
         let sent = self.send(
             &mut outgoing,
             &grant,
@@ -654,35 +708,40 @@ impl Session {
         if sent == Delivered::Sent {
             self.unacked += 1;
         } else {
+            // [MQTT5-3.1.2-25] too large for this connection: as if it had been completed
             self.outbound.remove(id);
         }
-        true
+        Some(sent == Delivered::Sent)
     }
 
-    /// PUBACK: the message is the client's. Unknown ids are ignored: PUBACK has no answer to carry 0x92.
+    /// PUBACK: the message is the client's, or refused by it, and not sent again to anybody `[MQTT5-4.4.0-2]
+    /// [MQTT5-4.8.2-6]`. Unknown ids are ignored: PUBACK has no answer to carry 0x92.
     #[inline]
-    pub fn handle_puback(&mut self, id: PacketId) -> bool {
+    pub fn handle_puback(&mut self, id: PacketId, reason: ReasonCode, drops: &mut Drops) -> bool {
         match self.outbound.get_mut(id) {
             Some(flight) if flight.qos == QoS::AtLeastOnce => {}
             _ => return false,
         }
+        if reason.is_error() {
+            drops.count(DropReason::RefusedByClient);
+        }
         self.finish(id)
     }
 
+    /// The packet id is free again.
+    #[inline]
     fn finish(&mut self, id: PacketId) -> bool {
         let Some(flight) = self.outbound.remove(id) else {
             return false;
         };
-        if flight.sent {
-            self.unacked = self.unacked.saturating_sub(1);
-        } else {
-            self.resend = self.resend.saturating_sub(1);
+        if flight.step.counts() {
+            self.unacked -= 1;
         }
         true
     }
 
     /// PUBREC: on success the message is the client's and PUBREL follows `[MQTT-4.3.3-1] [MQTT5-4.3.3-4]`; on an
-    /// error the exchange is over `[MQTT5-4.3.3-3]`.
+    /// error the exchange is over `[MQTT5-4.4.0-2] [MQTT5-4.8.2-6]`.
     pub fn handle_pubrec(
         &mut self,
         id: PacketId,
@@ -690,41 +749,35 @@ impl Session {
         out: &mut Output,
         drops: &mut Drops,
     ) {
-        let version = self.version;
-        match self.outbound.get_mut(id) {
+        let answer = match self.outbound.get_mut(id) {
             Some(flight) if flight.qos == QoS::ExactlyOnce => {
-                if reason.is_error() && version.is_v5() {
+                if reason.is_error() {
                     drops.count(DropReason::RefusedByClient);
                     self.finish(id);
                     return;
                 }
                 flight.message = None;
                 flight.extra = None;
-                flight.released = true;
-                if !flight.sent {
-                    // acknowledged before it was resent: PUBREL below is all that is due
-                    flight.sent = true;
-                    self.resend = self.resend.saturating_sub(1);
-                    self.unacked = self.unacked.saturating_add(1);
-                }
-                encode_ack(PUBREL, id, ReasonCode::SUCCESS, version, out.bytes_mut());
+                flight.step = match flight.step {
+                    Step::Published | Step::Released => Step::Released,
+                    // what was due is settled by the PUBREL below
+                    Step::PublishDue | Step::ReleaseDue | Step::ReleasedAgain => {
+                        Step::ReleasedAgain
+                    }
+                };
+                ReasonCode::SUCCESS
             }
-            _ if reason.is_error() => {}
-            // [MQTT5-4.3.3-4] and section 3.6.2.1: the id is not known
-            _ => encode_ack(
-                PUBREL,
-                id,
-                ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
-                version,
-                out.bytes_mut(),
-            ),
-        }
+            _ if reason.is_error() => return,
+            // section 3.6.2.1: the id is not known
+            _ => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        };
+        encode_ack(PUBREL, id, answer, self.version, out.bytes_mut());
     }
 
     /// PUBCOMP: the packet id is free.
     pub fn handle_pubcomp(&mut self, id: PacketId) -> bool {
         match self.outbound.get_mut(id) {
-            Some(flight) if flight.qos == QoS::ExactlyOnce && flight.released => {}
+            Some(flight) if flight.step.is_released() => {}
             _ => return false,
         }
         self.finish(id)

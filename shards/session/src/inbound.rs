@@ -68,7 +68,8 @@ impl PublishTopic<'_> {
 pub enum Inbound<'a> {
     /// Route it, then call [`Session::acknowledge`].
     Route(PublishTopic<'a>),
-    /// A repeat of a QoS 2 message that is known `[MQTT-4.3.3-2]`: nothing to route; PUBREC is on its way.
+    /// A repeat of a QoS 2 message that is known `[MQTT-4.3.3-2] [MQTT5-4.3.3-10]`: nothing to route, call
+    /// [`Session::acknowledge_repeat`].
     Repeat,
 }
 
@@ -164,24 +165,24 @@ impl Session {
         let Some(id) = publish.packet_id else {
             return Ok(Inbound::Route(topic));
         };
-        if publish.qos == QoS::ExactlyOnce {
-            let full = self.received_unacked >= limits.receive_maximum;
-            if let Some(received) = self.inbound.get_mut(id) {
-                // [MQTT-4.3.3-2] [MQTT5-4.3.3-10] the same id again is the same message until PUBREL
-                if !received.counted {
-                    received.counted = true;
-                    self.received_unacked = self.received_unacked.saturating_add(1);
-                }
-                return Ok(Inbound::Repeat);
+        // [MQTT5-3.3.4-7]
+        let full = self.received_unacked >= limits.receive_maximum && self.version.is_v5();
+        let mut inbound = Inbound::Route(topic);
+        if publish.qos == QoS::ExactlyOnce
+            && let Some(received) = self.inbound.get_mut(id)
+        {
+            // [MQTT-4.3.3-2] [MQTT5-4.3.3-10] the same id again is the same message until PUBREL
+            inbound = Inbound::Repeat;
+            if received.counted {
+                return Ok(inbound);
             }
-            if full && self.version.is_v5() {
-                return Err(RECEIVE_MAXIMUM);
-            }
-        } else if self.received_unacked >= limits.receive_maximum && self.version.is_v5() {
+            received.counted = true;
+        }
+        if full {
             return Err(RECEIVE_MAXIMUM);
         }
         self.received_unacked = self.received_unacked.saturating_add(1);
-        Ok(Inbound::Route(topic))
+        Ok(inbound)
     }
 
     fn resolve_alias<'a>(
@@ -222,7 +223,8 @@ impl Session {
         }
     }
 
-    /// The PUBLISH with this id was routed: PUBACK or PUBREC leaves once `owed` answers came ([`Session::release`]).
+    /// The PUBLISH with this id was routed: PUBACK or PUBREC leaves once `owed` answers came ([`Session::release`])
+    /// `[MQTT-4.3.2-2] [MQTT5-4.3.2-4] [MQTT5-4.3.3-8]`.
     /// `None` if it left at once or QoS is 0.
     #[inline]
     pub fn acknowledge(
@@ -267,7 +269,8 @@ impl Session {
         );
     }
 
-    /// PUBREL: the client's packet id is free again `[MQTT-4.3.3-2]`; PUBCOMP follows.
+    /// PUBREL: the client's packet id is free again; PUBCOMP follows, also for an id that is not known
+    /// `[MQTT-4.3.3-2] [MQTT5-4.3.3-11] [MQTT5-4.3.3-12]`.
     #[inline]
     pub fn handle_pubrel(&mut self, id: PacketId, out: &mut Output) {
         let reason = match self.inbound.remove(id) {
@@ -308,8 +311,9 @@ impl Session {
 
     #[inline]
     fn write_ack(&mut self, ack: PublishAck, out: &mut Output) {
-        // our Receive Maximum counts until PUBACK, PUBCOMP, or a PUBREC with an error (section 4.9)
-        if ack.packet_type != PUBREC || ack.reason.is_error() {
+        // The mirror of the client's send quota (section 4.9 of 5.0): it grows with every PUBACK and PUBCOMP, also that
+        // for the PUBREL of an earlier connection, and with a PUBREC that has an error, but never above its maximum.
+        if ack.packet_type != PUBREC || (ack.reason.is_error() && self.version.is_v5()) {
             self.received_unacked = self.received_unacked.saturating_sub(1);
         }
         encode_ack(
@@ -407,6 +411,12 @@ impl Session {
             if waiting.ack.packet_type == PUBREC && self.version.is_v5() {
                 let id = waiting.ack.id;
                 self.inbound.remove(id);
+                // what the client sent again meanwhile was taken for a repeat of the refused one
+                for later in self.acks.publishes.range_mut(index + 1..) {
+                    if later.ack.packet_type == PUBREC && later.ack.id == id {
+                        later.ack.reason = error;
+                    }
+                }
             }
         }
         while self

@@ -9,9 +9,9 @@
 //!
 //! * A session outlives its connections. [`Session::open`] begins one, [`Session::close`] ends one; in between
 //!   packets go to the [`Output`] that the caller hands in, which belongs to that connection.
-//! * Packet ids of the two directions are separate spaces `[MQTT-2.3.1-4]`: those that the client chose are in
+//! * Packet ids of the two directions are separate spaces `[MQTT-2.3.1-4] [MQTT5-2.2.1-4]`: those that the client chose are in
 //!   `inbound`, those that the broker chose are in `outbound`.
-//! * Acknowledgements leave in the order in which their packets came `[MQTT-4.6.0-2] [MQTT-4.6.0-3]`, however late
+//! * Acknowledgements leave in the order in which their packets came `[MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT5-4.6.0-2] [MQTT5-4.6.0-3]`, however late
 //!   the answers are that they wait for.
 //! * Times are arguments ([`Now`]); nothing here reads a clock.
 #![forbid(unsafe_code)]
@@ -56,9 +56,9 @@ pub enum QueueFull {
 /// Bounds that every session of a broker has.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Messages sent to a client and not yet acknowledged, 1 to 65,535; the client's Receive Maximum may be lower.
+    /// Messages begun and not yet acknowledged to the end, 1 to 65,535; the client's Receive Maximum may be lower.
     pub inflight_max: u16,
-    /// Messages in a session's queue; 0: none.
+    /// Messages in a session's queue; 0: no limit.
     pub queue_messages_max: usize,
     /// Bytes in a session's queue; 0: no limit.
     pub queue_bytes_max: usize,

@@ -9,6 +9,9 @@ use bytes::{Buf, Bytes};
 /// Shared payloads from this size on are not copied but chained behind their header (bytes).
 pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2048;
 
+/// Written bytes are cut off the front of the buffer when they are more than this.
+const WRITTEN_BYTES_MAX: usize = 256 * 1024;
+
 /// Bytes waiting for the socket, oldest first.
 ///
 /// `bytes` holds headers and small packets; a large payload belongs after the first `at` bytes that were ever put
@@ -72,6 +75,7 @@ impl Output {
 
     /// The next slices to write, at most as many as fit `slices`; returns how many were filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let capacity = slices.len();
         let mut count = 0;
         let mut from = self.written;
         let mut put = |part: &'a [u8], count: &mut usize| {
@@ -83,6 +87,9 @@ impl Output {
             }
         };
         for (at, payload) in &self.large {
+            if count >= capacity {
+                return count;
+            }
             put(&self.bytes[from..*at], &mut count);
             put(payload, &mut count);
             from = *at;
@@ -119,8 +126,11 @@ impl Output {
         if self.is_empty() {
             self.bytes.clear();
             self.written = 0;
-        } else if self.written > 256 * 1024 && self.large.is_empty() {
+        } else if self.written > WRITTEN_BYTES_MAX {
             self.bytes.drain(..self.written);
+            for (at, _) in &mut self.large {
+                *at -= self.written;
+            }
             self.written = 0;
         }
     }

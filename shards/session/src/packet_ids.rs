@@ -1,19 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Entries in the order of their packet ids, found by id in constant time while ids run on without gaps.
+//! Entries in the order in which they came, found by packet id in constant time.
 
 use std::collections::VecDeque;
 
 use corqtt_codec::PacketId;
+use hashbrown::HashMap;
 
 /// Entries in the order in which they were pushed; some may be gone from the middle.
 ///
-/// While packet ids were pushed one after the other (`dense`), an id's place is its distance from the first; after
-/// an id out of line it is looked for, newest last. Removed entries stay as holes until they reach an end.
+/// While packet ids were pushed one after the other, an id's place is its distance from the first. From the first id
+/// out of line on until it is empty again, an index says where an id is. Removed entries stay as holes until they
+/// reach the front or outnumber the live ones, so that every operation takes constant time (amortised).
 #[derive(Debug)]
 pub(crate) struct PacketIds<T> {
     slots: VecDeque<(PacketId, Option<T>)>,
     live: usize,
-    dense: bool,
+    index: Option<Box<Index>>,
+}
+
+/// Where the live ids are once they are not in line.
+#[derive(Debug, Default)]
+struct Index {
+    /// The place of a live id, counted from the slot that was the first when the index was made.
+    places: HashMap<PacketId, u32, foldhash::fast::RandomState>,
+    /// Slots that have left the front since.
+    gone: u32,
 }
 
 impl<T> Default for PacketIds<T> {
@@ -21,7 +32,7 @@ impl<T> Default for PacketIds<T> {
         Self {
             slots: VecDeque::new(),
             live: 0,
-            dense: true,
+            index: None,
         }
     }
 }
@@ -44,9 +55,16 @@ fn distance(from: PacketId, to: PacketId) -> usize {
 }
 
 impl<T> PacketIds<T> {
+    /// Live entries.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.live
+    }
+
+    /// Live entries and holes.
+    #[inline]
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     #[inline]
@@ -55,11 +73,11 @@ impl<T> PacketIds<T> {
         let guess = distance(*first, id);
         match self.slots.get(guess) {
             Some((at, Some(_))) if *at == id => Some(guess),
-            _ if self.dense => None,
-            _ => self
-                .slots
-                .iter()
-                .rposition(|(at, entry)| *at == id && entry.is_some()),
+            _ => {
+                let index = self.index.as_ref()?;
+                let place = index.places.get(&id)?;
+                Some(place.wrapping_sub(index.gone) as usize)
+            }
         }
     }
 
@@ -76,38 +94,70 @@ impl<T> PacketIds<T> {
 
     /// Appends an entry; its id must not be there.
     pub(crate) fn push(&mut self, id: PacketId, entry: T) {
-        if self.slots.len() > 64 && self.slots.len() > 2 * self.live {
-            self.slots.retain(|(_, entry)| entry.is_some());
-            self.dense = false;
-        }
-        match self.slots.back() {
-            None => self.dense = true,
-            Some((last, _)) => {
-                let in_line = next_id(*last) == id && self.slots.len() < 65_535;
-                if !in_line {
-                    // a hole with this id may be left over: only live entries are kept then
-                    self.slots.retain(|(_, entry)| entry.is_some());
-                    self.dense = self.slots.is_empty();
-                }
-            }
-        }
         debug_assert!(!self.contains(id));
+        if self.slots.len() > 64 && self.slots.len() > 2 * self.live {
+            self.compact();
+        }
+        if let Some(index) = &mut self.index {
+            let place = index.gone.wrapping_add(self.slots.len() as u32);
+            index.places.insert(id, place);
+        } else if let Some((last, _)) = self.slots.back()
+            && (next_id(*last) != id || self.slots.len() >= 65_535)
+        {
+            // a hole with this id may be left over, which is why the index comes before the entry
+            let mut index = Box::<Index>::default();
+            index.number(&self.slots);
+            index.places.insert(id, self.slots.len() as u32);
+            self.index = Some(index);
+        }
         self.slots.push_back((id, Some(entry)));
         self.live += 1;
+    }
+
+    /// Drops the holes.
+    fn compact(&mut self) {
+        self.slots.retain(|(_, entry)| entry.is_some());
+        self.index.get_or_insert_default().number(&self.slots);
     }
 
     #[inline]
     pub(crate) fn remove(&mut self, id: PacketId) -> Option<T> {
         let position = self.position(id)?;
-        let entry = self.slots[position].1.take()?;
+        let entry = self.slots.get_mut(position)?.1.take()?;
         self.live -= 1;
+        if let Some(index) = &mut self.index {
+            index.places.remove(&id);
+        }
         while matches!(self.slots.front(), Some((_, None))) {
             self.slots.pop_front();
+            if let Some(index) = &mut self.index {
+                index.gone = index.gone.wrapping_add(1);
+            }
         }
-        if self.slots.is_empty() && self.slots.capacity() > 256 {
-            self.slots.shrink_to(0);
+        if self.slots.is_empty() {
+            self.index = None;
+            if self.slots.capacity() > 256 {
+                self.slots.shrink_to(0);
+            }
         }
         Some(entry)
+    }
+
+    /// The oldest live entry among the last `left` slots. `left` becomes what begins with it: removing entries does
+    /// not move it, since slots leave at the front only. Nothing may be pushed between two calls.
+    pub(crate) fn oldest_of_last(&mut self, left: &mut usize) -> Option<(PacketId, &mut T)> {
+        let start = self.slots.len().saturating_sub(*left);
+        let Some(holes) = self
+            .slots
+            .range(start..)
+            .position(|(_, entry)| entry.is_some())
+        else {
+            *left = 0;
+            return None;
+        };
+        *left = self.slots.len() - start - holes;
+        let (id, entry) = self.slots.get_mut(start + holes)?;
+        Some((*id, entry.as_mut()?))
     }
 
     /// Live entries, oldest first.
@@ -120,10 +170,21 @@ impl<T> PacketIds<T> {
     /// Empties it.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (PacketId, T)> {
         self.live = 0;
-        self.dense = true;
+        self.index = None;
         std::mem::take(&mut self.slots)
             .into_iter()
             .filter_map(|(id, entry)| Some((id, entry?)))
+    }
+}
+
+impl Index {
+    fn number<T>(&mut self, slots: &VecDeque<(PacketId, Option<T>)>) {
+        self.gone = 0;
+        self.places.clear();
+        let live = slots.iter().enumerate();
+        let live = live.filter(|(_, (_, entry))| entry.is_some());
+        self.places
+            .extend(live.map(|(place, (id, _))| (*id, place as u32)));
     }
 }
 

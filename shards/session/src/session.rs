@@ -52,7 +52,8 @@ pub struct Session {
     pub(crate) next_packet_id: PacketId,
     /// Messages sent on this connection and not acknowledged, `<= min(receive_maximum, inflight_max)`.
     pub(crate) unacked: u16,
-    /// Entries of `outbound` that this connection has not been sent yet (after a resume).
+    /// Slots at the end of `outbound` that this connection has still to be sent (after a resume). New messages wait
+    /// until it is 0.
     pub(crate) resend: usize,
     pub(crate) outbound: PacketIds<Flight>,
     pub(crate) queue: VecDeque<Queued>,
@@ -213,7 +214,7 @@ impl Session {
         self.acks.len()
     }
 
-    /// Changes the interval, as a DISCONNECT of 5.0 may `[MQTT5-3.14.2-2]`.
+    /// Changes the interval, as a DISCONNECT of 5.0 may (section 3.14.2.2.2).
     ///
     /// # Errors
     /// A protocol error if the session was to end with its connection and the new interval is not 0.
@@ -230,27 +231,30 @@ impl Session {
 
     /// A connection begins. Nothing of an earlier one is left: [`Session::close`] came before.
     ///
-    /// After CONNACK was encoded, [`Session::resume`] sends what is due.
+    /// After CONNACK was encoded, [`Session::pump`] sends what is due.
     pub fn open(&mut self, opening: Opening) {
         debug_assert!(!self.connected);
         self.version = opening.version;
         self.session_expiry_secs = opening.session_expiry_secs;
-        self.receive_maximum = opening.receive_maximum;
-        self.packet_bytes_max = opening.packet_bytes_max;
-        self.topic_alias_maximum = opening.topic_alias_maximum;
+        // what only 5.0 has is at its default before
+        let is_v5 = opening.version.is_v5();
+        self.receive_maximum = if is_v5 { opening.receive_maximum } else { u16::MAX };
+        self.packet_bytes_max = if is_v5 { opening.packet_bytes_max } else { u32::MAX };
+        self.topic_alias_maximum = if is_v5 { opening.topic_alias_maximum } else { 0 };
         self.problem_information = opening.problem_information;
         self.will = opening.will;
         self.expires_at_ms = None;
         self.will_at_ms = None;
         self.unacked = 0;
         self.received_unacked = 0;
+        // [MQTT5-3.3.4-7] [MQTT5-3.3.4-9] both counts are of one connection (section 4.9)
         for (_, received) in self.inbound.iter_mut() {
             received.counted = false;
         }
-        self.resend = self.outbound.len();
         for (_, flight) in self.outbound.iter_mut() {
-            flight.sent = false;
+            flight.resume();
         }
+        self.resend = self.outbound.slots();
         self.connected = true;
     }
 
@@ -323,8 +327,8 @@ impl Session {
         unsent
     }
 
-    /// What the session leaves undelivered when it ends: messages of shared groups go to another member
-    /// `[MQTT5-4.8.2-5]`.
+    /// What the session leaves undelivered when it ends: messages of shared groups may go to another member, if
+    /// they have their group.
     pub fn into_unsent(&mut self) -> Vec<Unsent> {
         let flights = self
             .outbound
@@ -334,6 +338,8 @@ impl Session {
             .into_iter()
             .filter_map(Queued::into_unsent);
         self.queue_bytes = 0;
+        self.resend = 0;
+        self.unacked = 0;
         flights.chain(queued).collect()
     }
 }

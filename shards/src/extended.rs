@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Extended authentication: AUTH packets before CONNACK and on a live connection (section 4.12 of 5.0).
+
+use corqtt_codec::{
+    Auth, Connect, Frame, Packet, ReasonCode, UserProperties, Version, decode, encode,
+};
+use corqtt_port::auth::{Question, Verdict, Wish};
+
+use crate::connect::Pending;
+use crate::shard::Shard;
+use crate::wires::{Close, Why};
+
+impl Shard {
+    /// The authority wants more: AUTH 0x18, and the client's AUTH is awaited `[MQTT5-4.12.0-2]`.
+    pub(crate) fn challenge(
+        &mut self,
+        slot: u32,
+        connect: &Connect<'_>,
+        packet: &[u8],
+        assigned: Option<Box<str>>,
+        data: &[u8],
+    ) {
+        let method = connect.authentication_method.unwrap_or_default();
+        self.write_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, method, data);
+        let connection = &mut self.wires.slots[slot as usize];
+        let packet = packet.into();
+        connection.pending = Some(Box::new(Pending::Connect { packet, assigned }));
+        connection.stage = crate::wires::Stage::Connecting;
+    }
+
+    fn write_auth(&mut self, slot: u32, reason: ReasonCode, method: &str, data: &[u8]) {
+        let auth = Auth {
+            reason,
+            method: Some(method),
+            data: Some(data),
+            reason_string: None,
+            user_properties: UserProperties::EMPTY,
+        };
+        let out = self.wires.output(slot).bytes_mut();
+        encode(&Packet::Auth(auth), Version::V5, out);
+    }
+
+    /// A packet between CONNECT and CONNACK: the client's next step, or its goodbye `[MQTT5-3.1.2-30]`.
+    pub(crate) fn handle_exchange(&mut self, slot: u32, frame: Frame<'_>) {
+        let auth = match decode(frame, Version::V5) {
+            Ok(Packet::Auth(auth)) => auth,
+            Ok(Packet::Disconnect(_)) => {
+                let why = Why::Client("DISCONNECT before CONNACK");
+                let close = Close {
+                    reason: None,
+                    why,
+                    keep_will: true,
+                };
+                return self.closing.push((slot, close));
+            }
+            Ok(_) => {
+                return self.refuse(slot, ReasonCode::PROTOCOL_ERROR, "a packet before CONNACK");
+            }
+            Err(error) => return self.malformed(slot, error),
+        };
+        let pending = self.wires.slots[slot as usize].pending.take();
+        let Some(Pending::Connect { packet, assigned }) = pending.map(|pending| *pending) else {
+            return self.refuse(
+                slot,
+                ReasonCode::PROTOCOL_ERROR,
+                "AUTH that nobody asked for",
+            );
+        };
+        let Some(connect) = connect_of(&packet) else {
+            return;
+        };
+        // [MQTT5-4.12.0-3] the client answers with 0x18; [MQTT5-4.12.0-5] and keeps to its method
+        let continues = auth.reason == ReasonCode::CONTINUE_AUTHENTICATION;
+        if !continues || auth.method != connect.authentication_method {
+            return self.refuse(
+                slot,
+                ReasonCode::PROTOCOL_ERROR,
+                "AUTH out of turn or by another method",
+            );
+        }
+        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let question = Question {
+            connection: self.wires.key(slot),
+            identity: self.identity(slot, client_id, connect.username),
+            wish: Wish::Continue {
+                data: auth.data.map(Into::into),
+            },
+        };
+        match self.auth.ask(question) {
+            Some(verdict) => self.connect_verdict(slot, &connect, &packet, assigned, verdict),
+            None => {
+                let connection = &mut self.wires.slots[slot as usize];
+                connection.asking = true;
+                let packet = packet.clone();
+                connection.pending = Some(Box::new(Pending::Connect { packet, assigned }));
+            }
+        }
+    }
+
+    /// AUTH on a live connection: the client authenticates anew `[MQTT5-4.12.1-1]`.
+    pub(crate) fn handle_auth(&mut self, slot: u32, auth: &Auth<'_>) {
+        let method = self.methods.get(&slot);
+        if method.is_none() || auth.method != method.map(|method| &**method) {
+            let what = "AUTH without the authentication method of its CONNECT";
+            return self.violation(slot, ReasonCode::PROTOCOL_ERROR, what);
+        }
+        let question = self.question(
+            slot,
+            Wish::Continue {
+                data: auth.data.map(Into::into),
+            },
+        );
+        match self.auth.ask(question) {
+            Some(verdict) => self.auth_verdict(slot, &verdict),
+            None => {
+                let connection = &mut self.wires.slots[slot as usize];
+                connection.asking = true;
+                connection.pending = Some(Box::new(Pending::Auth));
+            }
+        }
+    }
+
+    /// The authority's answer to AUTH on a live connection.
+    pub(crate) fn auth_verdict(&mut self, slot: u32, verdict: &Verdict) {
+        let Some(method) = self.methods.get(&slot).cloned() else {
+            return;
+        };
+        match verdict {
+            Verdict::Continue { data } => {
+                self.write_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, &method, data);
+            }
+            Verdict::Authenticated { data } => {
+                self.write_auth(slot, ReasonCode::SUCCESS, &method, data);
+            }
+            Verdict::Allow | Verdict::Filters(_) => {
+                self.write_auth(slot, ReasonCode::SUCCESS, &method, &[]);
+            }
+            // [MQTT5-4.12.1-2]
+            Verdict::Deny(reason) => self.violation(slot, *reason, "a proof that was not accepted"),
+        }
+    }
+}
+
+/// A CONNECT that was decoded before.
+pub(crate) fn connect_of(packet: &[u8]) -> Option<Connect<'_>> {
+    let (frame, _) = corqtt_codec::frame(packet, u32::MAX).ok()??;
+    match decode(frame, Version::V5) {
+        Ok(Packet::Connect(connect)) => Some(connect),
+        _ => None,
+    }
+}

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Extended authentication (section 4.12 of 5.0), with the method of the doubles; and what a panic does."""
+
+import os
+import signal
+
+import pytest
+
+from harness import V5, unique
+from harness.wire import AUTH, CONNACK, PUBACK, connect, packet, properties, publish
+
+METHOD = "corqtt-double"
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("CORQTT_TEST_DOUBLES"), reason="the broker itself has no method yet; its doubles have one"
+)
+
+
+def auth(reason, data=b"", method=METHOD):
+    block = properties(auth_method=method, auth_data=data)
+    return packet(AUTH, 0, bytes([reason]) + block)
+
+
+def begin(wire):
+    """CONNECT by the method, answered by a challenge."""
+    client = wire(V5)
+    client.send(connect(V5, unique("auth"), block=properties(auth_method=METHOD, auth_data=b"hi")))
+    challenge = client.expect(AUTH)
+    assert challenge.reason == 0x18
+    assert challenge.properties["auth_method"] == METHOD
+    assert challenge.properties["auth_data"] == b"who?"
+    return client
+
+
+def login(wire):
+    client = begin(wire)
+    client.send(auth(0x18, b"me"))
+    answer = client.expect(CONNACK)
+    assert answer.reason == 0
+    assert answer.properties["auth_method"] == METHOD
+    assert answer.properties["auth_data"] == b"welcome"
+    return client
+
+
+def test_exchange_ends_with_connack(wire):
+    """[MQTT5-4.12.0-2] [MQTT5-4.12.0-3] [MQTT5-4.12.0-5]"""
+    client = login(wire)
+    client.send(publish(V5, unique("topic"), b"x", qos=1, pid=7))
+    assert client.expect(PUBACK).pid == 7
+
+
+def test_wrong_proof_is_refused(wire):
+    """[MQTT5-4.12.0-4]"""
+    client = begin(wire)
+    client.send(auth(0x18, b"you"))
+    assert client.expect(CONNACK).reason == 0x87
+    client.expect_closed()
+
+
+@pytest.mark.parametrize("answer", [auth(0x18, b"me", "another"), auth(0x19, b"me")], ids=["method", "reason"])
+def test_answer_must_follow_the_exchange(wire, answer):
+    """[MQTT5-4.12.0-5]"""
+    client = begin(wire)
+    client.send(answer)
+    assert client.expect(CONNACK).reason == 0x82
+    client.expect_closed()
+
+
+def test_nothing_but_auth_before_connack(wire):
+    """[MQTT5-3.1.2-30]"""
+    client = begin(wire)
+    client.send(publish(V5, unique("topic"), b"x"))
+    assert client.expect(CONNACK).reason == 0x82
+    client.expect_closed()
+
+
+def test_live_client_authenticates_anew(wire):
+    """[MQTT5-4.12.1-1]"""
+    client = login(wire)
+    client.send(auth(0x19, b"me"))
+    answer = client.expect(AUTH)
+    assert answer.reason == 0
+    assert answer.properties["auth_data"] == b"welcome"
+    client.expect_alive()
+
+
+def test_failed_reauthentication_ends_the_connection(wire):
+    """[MQTT5-4.12.1-2]"""
+    client = login(wire)
+    client.send(auth(0x19, b"you"))
+    client.expect_refused(0x87)
+
+
+def test_panic_of_a_shard_ends_the_process(spawn, wire):
+    """Half a broker is worse than none."""
+    broker = spawn(shards=2)
+    wire(V5, broker).send(connect(V5, "corqtt-double-panic"))
+    assert broker.wait() == -signal.SIGABRT
+    assert "a thread panicked" in broker.log_tail()
+    assert "the client was too much" in broker.log_tail()
