@@ -30,6 +30,7 @@ WANTED=("$@")
 [ ${#WANTED[@]} -gt 0 ] || WANTED=("${STAGES[@]}")
 
 export CARGO_TARGET_DIR=$TARGET PYTHONDONTWRITEBYTECODE=1 CARGO_TERM_COLOR=never
+export TMPDIR=$TARGET/test-tmp
 export CORQTT_BIN=$TARGET/ci/corqtt CORQTT_DOUBLES_BIN=$TARGET/ci/corqtt-doubles
 
 main() {
@@ -43,8 +44,8 @@ main() {
   trap stop_child EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
-  rm -rf "$RESULTS"
-  mkdir -p "$RESULTS"
+  rm -rf "$RESULTS" "$TMPDIR"
+  mkdir -p "$RESULTS" "$TMPDIR"
   if wants behaviour wire mqttjs go mosquitto; then
     step "the broker" cargo build --locked --profile ci --features doubles || finish
   fi

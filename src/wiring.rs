@@ -128,11 +128,11 @@ impl Edges {
                 use corqtt_port::doubles::{LateAuth, LateStore, delaying};
                 let seed = seed.wrapping_mul(1000) + u64::from(shard) * 100;
                 let own = &inboxes[usize::from(shard)];
-                let auth = LateAuth::new(delaying(own.clone(), seed), ToShard::Auth);
-                let store = LateStore::new(delaying(own.clone(), seed + 1), ToShard::Kept);
+                let auth = LateAuth::new(delaying(own.clone(), seed, false), ToShard::Auth);
+                let store = LateStore::new(delaying(own.clone(), seed + 1, false), ToShard::Kept);
                 let marks = (2..)
                     .zip(inboxes)
-                    .map(|(n, inbox)| delaying(inbox.clone(), seed + n))
+                    .map(|(n, inbox)| delaying(inbox.clone(), seed + n, true))
                     .collect();
                 (Box::new(auth), Box::new(store), marks)
             }

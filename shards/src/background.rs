@@ -4,17 +4,17 @@
 use std::sync::Arc;
 
 use compact_str::CompactString;
-use corqtt_codec::{Message, PacketId, QoS, ReasonCode};
-use corqtt_port::ConnectionKey;
+use corqtt_codec::{Message, QoS, ReasonCode};
 use corqtt_port::admin::{Answer, Ask, Client, Numbers, Query, Reply};
 use corqtt_port::routes::RetainedKey;
-use corqtt_session::{Frame, Grant, Outgoing};
+use corqtt_session::{AckKey, Frame, Grant, Outgoing};
 use corqtt_topics::{ClientKey, Cursor, ShardId, Subscription};
 use std::collections::HashSet;
 
+use crate::lanes::Waiter;
 use crate::router::{FAN_OUT_INLINE, Routed, Source};
 use crate::shard::Shard;
-use crate::wires::{Close, NONE, Stage, Why};
+use crate::wires::{Close, NONE, Why};
 
 /// A message that still goes to many local subscribers. Its source waits, so nothing overtakes it.
 #[derive(Debug)]
@@ -40,14 +40,10 @@ pub(crate) struct Target {
 /// What follows when a message went to everybody.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next {
-    /// Its publisher gets an acknowledgement.
-    Acknowledge {
-        connection: ConnectionKey,
-        qos: QoS,
-        id: Option<PacketId>,
-    },
+    /// The acknowledgement of its publisher, which waits for this among others.
+    Release(Waiter),
     /// The batches of that shard go on.
-    Batches(ShardId),
+    Batches { from: ShardId, item: u64 },
     /// Nothing.
     Nothing,
 }
@@ -59,6 +55,8 @@ pub(crate) struct Paging {
     /// Without `$share/GROUP/`.
     pub(crate) filter: Arc<str>,
     pub(crate) sub: Subscription,
+    /// Its SUBACK, which leaves first; `None`: it left at once.
+    pub(crate) after: Option<AckKey>,
     /// Still to be asked; the last one is being asked now.
     pub(crate) shards: Vec<usize>,
     /// Where its next page begins; `None`: it was asked for.
@@ -101,18 +99,23 @@ impl Shard {
             self.make_ready(slot);
         }
         match job.next {
-            Next::Acknowledge {
-                connection,
-                qos,
-                id,
-            } => {
-                if let Some(slot) = self.wires.find(connection)
-                    && self.wires.slots[slot as usize].stage == Stage::Live
-                {
-                    self.acknowledge(slot, qos, id, &job.routed);
+            Next::Release(waiter) => {
+                let token = self.last_token();
+                if job.routed.stored && !job.routed.refused && token > self.kept {
+                    self.store_waiters.push_back((token, waiter));
+                } else {
+                    let mut resolved = std::mem::take(&mut self.resolved);
+                    resolved.push((waiter, job.routed.refused));
+                    self.resolve(&mut resolved);
+                    self.resolved = resolved;
                 }
             }
-            Next::Batches(from) => self.continue_batches(from),
+            Next::Batches { from, item } => {
+                if job.routed.refused {
+                    self.refused[usize::from(from.0)].push(item);
+                }
+                self.continue_batches(from);
+            }
             Next::Nothing => {}
         }
     }
@@ -129,12 +132,11 @@ impl Shard {
         let mut index = 0;
         while index < self.pagings.len() && self.work > 0 {
             let paging = &self.pagings[index];
-            if paging.cursor.is_none() || !self.has_room(paging) {
-                index += 1;
-            } else if self.next_page(index) {
-                index += 1;
-            } else {
+            let may_go_on = paging.cursor.is_some() && self.has_room(paging);
+            if may_go_on && !self.next_page(index) {
                 self.end_paging(index);
+            } else {
+                index += 1;
             }
         }
     }
@@ -166,7 +168,7 @@ impl Shard {
                             why: Why::Broker("an operator's order"),
                             keep_will: true,
                         };
-                        self.closing.push((connection, close));
+                        self.close_soon(connection, close);
                     }
                     Answer::Done
                 }

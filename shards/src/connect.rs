@@ -11,7 +11,6 @@ use corqtt_port::auth::{Identity, Question, Verdict, Wish};
 use corqtt_port::events::Event;
 use corqtt_port::store::Op;
 use corqtt_session::{Opening, Session, Will};
-use corqtt_topics::ClientKey;
 
 use crate::connection::keep_alive_ms;
 use crate::extended::connect_of;
@@ -60,6 +59,8 @@ struct Refused {
     why: &'static str,
 }
 
+const SHUTTING_DOWN: &str = "the broker is shutting down";
+
 impl Shard {
     /// The first packet of a connection. `rest` begins with it.
     pub(crate) fn handle_connect(&mut self, slot: u32, frame: Frame<'_>, size: usize, rest: &[u8]) {
@@ -68,14 +69,14 @@ impl Shard {
             Ok(Packet::Connect(connect)) => connect,
             Ok(_) => {
                 let why = Why::Client("the first packet was not CONNECT");
-                return self.closing.push((
+                return self.close_soon(
                     slot,
                     Close {
                         reason: None,
                         why,
                         keep_will: true,
                     },
-                ));
+                );
             }
             Err(error) => return self.refuse_malformed(slot, frame, error),
         };
@@ -144,10 +145,7 @@ impl Shard {
         let capabilities = &self.config.capabilities;
         let refused = |reason, why| Err(Refused { reason, why });
         if self.draining.is_some() {
-            return refused(
-                ReasonCode::SERVER_UNAVAILABLE,
-                "the broker is shutting down",
-            );
+            return refused(ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
         }
         if connect.version < capabilities.minimum_version {
             return refused(
@@ -214,8 +212,14 @@ impl Shard {
 
     /// A client id that nobody has and that belongs to this shard `[MQTT-3.1.3-6] [MQTT5-3.1.3-6]`.
     fn assign_client_id(&mut self) -> Box<str> {
+        // an id is as good as a password to who knows it: one must not tell what the next will be
+        let mut secret = [0; 8];
+        if rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).is_err() {
+            secret = self.random().to_ne_bytes();
+        }
+        let secret = u64::from_ne_bytes(secret);
         loop {
-            let id = format!("auto-{:016X}{:08X}", self.random(), self.random() as u32);
+            let id = format!("auto-{secret:016X}{:08X}", self.random() as u32);
             let owner = self.sessions.hash(&id) % u64::from(self.config.shards);
             if owner == u64::from(self.me.0) && self.sessions.find(&id).is_none() {
                 return id.into();
@@ -328,14 +332,14 @@ impl Shard {
             version,
             self.wires.output(slot).bytes_mut(),
         );
-        self.closing.push((
+        self.close_soon(
             slot,
             Close {
                 reason: None,
                 why: Why::Broker(why),
                 keep_will: true,
             },
-        ));
+        );
     }
 
     /// The client may connect: an older connection of its id ends, its session is found, ended or made.
@@ -346,6 +350,10 @@ impl Shard {
         assigned: Option<Box<str>>,
         authentication: Option<(Box<str>, Box<[u8]>)>,
     ) {
+        // wills are published already: its own would never be
+        if self.draining.is_some() {
+            return self.refuse(slot, ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
+        }
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let mut ended = false;
         if let Some(existing) = self.sessions.find(client_id) {
@@ -363,9 +371,9 @@ impl Shard {
             if old != NONE {
                 // [MQTT-3.1.4-2] [MQTT5-3.1.4-3]
                 let why = Why::Broker("another connection took its client id over");
-                self.close(
+                self.close_now(
                     old,
-                    &Close {
+                    Close {
                         reason: Some(ReasonCode::SESSION_TAKEN_OVER),
                         why,
                         keep_will: true,
@@ -466,7 +474,10 @@ impl Shard {
         };
         let connection = &mut self.wires.slots[slot as usize];
         match connection.pending.take().map(|pending| *pending) {
-            Some(Pending::Open(terms)) => {
+            Some(Pending::Open(_)) if self.draining.is_some() => {
+                self.refuse(slot, ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
+            }
+            Some(Pending::Open(terms)) if !connection.closing => {
                 connection.asking = false;
                 self.finish_connect(slot, *terms);
                 self.make_ready(slot);
@@ -494,8 +505,7 @@ impl Shard {
         self.sessions.slots[session as usize]
             .session
             .open(terms.opening);
-        self.topics
-            .client_changed(ClientKey(session), expiry_secs > 0, true, &mut self.changes);
+        self.declare(session, expiry_secs > 0, true);
         self.spread_interest();
         let state = &self.sessions.slots[session as usize].session;
         let peer = self.wires.slots[slot as usize].peer;

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use corqtt_codec::{Disconnect, Packet, ReasonCode, encode, frame, frame_len};
+use corqtt_port::events::Event;
 use corqtt_session::Deadline;
 use corqtt_topics::ClientKey;
 use corqtt_transport::{Carry, reserve_for_read};
@@ -17,6 +18,10 @@ const LINGER_MS: u64 = 2000;
 /// Acknowledgements that may wait in a session before its connection is no longer read; clients of 5.0 are held to
 /// Receive Maximum anyway.
 const ACKS_WAITING_MAX: usize = 16 * 1024;
+/// Reads in a turn whose bytes are thrown away.
+const DISCARD_READS_MAX: usize = 4;
+
+const CONNECT: u8 = 1;
 
 /// What decoding came to.
 enum Decoded {
@@ -37,16 +42,54 @@ impl Shard {
             Stage::Lingering => return self.discard(slot),
             Stage::Opening | Stage::Connecting | Stage::Live => {}
         }
-        if connection.asking || connection.fanning_out {
+        if connection.closing || connection.asking || connection.fanning_out {
             return;
         }
-        match std::mem::take(&mut connection.carry) {
+        if self.owes_too_much(slot) {
+            self.wires.slots[slot as usize].paused = true;
+            return;
+        }
+        match std::mem::take(&mut self.wires.slots[slot as usize].carry) {
             Carry::Large {
                 bytes,
                 packet_bytes,
             } => self.read_large(slot, bytes, packet_bytes),
             Carry::Small(bytes) => self.read_small(slot, &bytes),
             Carry::Empty => self.read_small(slot, &[]),
+        }
+    }
+
+    /// So many answers wait for this client that it is not to cause more of them.
+    fn owes_too_much(&self, slot: u32) -> bool {
+        let connection = &self.wires.slots[slot as usize];
+        let limits = &self.config.session;
+        // messages stop at the limit for them, the last one above it; what is beyond are answers
+        let output_max = limits
+            .out_buffer_bytes_max
+            .saturating_mul(2)
+            .saturating_add(self.packet_bytes_max() as usize);
+        self.wires.output_len(slot) > output_max
+            || connection.stage == Stage::Live
+                && self.sessions.slots[connection.session as usize]
+                    .session
+                    .acks_waiting()
+                    > ACKS_WAITING_MAX
+    }
+
+    fn packet_bytes_max(&self) -> u32 {
+        match self.config.capabilities.packet_bytes_max {
+            0 => u32::MAX,
+            limit => limit,
+        }
+    }
+
+    /// What a paused connection waited for may be there.
+    #[inline]
+    pub(crate) fn resume(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.paused {
+            connection.paused = false;
+            self.make_ready(slot);
         }
     }
 
@@ -67,13 +110,14 @@ impl Shard {
                 None => alive = false,
             }
         }
-        if filled > 0 {
-            self.decode_and_carry(slot, &scratch[..filled], None);
+        let stopped = filled > 0 && self.decode_and_carry(slot, &scratch[..filled], None);
+        if scratch.len() > CARRY_BYTES + READ_BYTES {
+            scratch.truncate(CARRY_BYTES + READ_BYTES);
+            scratch.shrink_to_fit();
         }
-        scratch.truncate(CARRY_BYTES + READ_BYTES);
         self.scratch = scratch;
         if !alive {
-            self.end_of_stream(slot);
+            self.end_of_stream(slot, stopped);
         }
     }
 
@@ -100,7 +144,9 @@ impl Shard {
         if bytes.len() == packet_bytes {
             let whole = Bytes::from(bytes);
             self.decode_and_carry(slot, &whole, Some(&whole));
-            if self.wires.slots[slot as usize].readable {
+            // unless it moved to another shard
+            if self.wires.slots[slot as usize].stage != Stage::Free
+                && self.wires.slots[slot as usize].readable {
                 self.make_ready(slot);
             }
         } else {
@@ -114,7 +160,7 @@ impl Shard {
             }
         }
         if !alive {
-            self.end_of_stream(slot);
+            self.end_of_stream(slot, false);
         }
     }
 
@@ -147,14 +193,15 @@ impl Shard {
                         why: Why::Transport(errno),
                         keep_will: true,
                     };
-                    self.closing.push((slot, close));
+                    self.close_soon(slot, close);
                     return Some(0);
                 }
             }
         }
     }
 
-    fn end_of_stream(&mut self, slot: u32) {
+    /// The client has closed. `stopped`: something that it sent before is still to be handled.
+    fn end_of_stream(&mut self, slot: u32, stopped: bool) {
         let connection = &mut self.wires.slots[slot as usize];
         connection.readable = false;
         let why = match connection.stage {
@@ -162,27 +209,28 @@ impl Shard {
             Stage::Opening => "closed before CONNECT",
             _ => "closed without DISCONNECT",
         };
-        if connection.asking || connection.fanning_out {
-            // what it sent before closing is still handled
+        if stopped || connection.asking || connection.fanning_out {
+            // the end is read again once that is done
             connection.hangup = true;
             connection.readable = true;
             return;
         }
-        self.closing.push((
+        self.close_soon(
             slot,
             Close {
                 reason: None,
                 why: Why::Client(why),
                 keep_will: true,
             },
-        ));
+        );
     }
 
-    fn decode_and_carry(&mut self, slot: u32, bytes: &[u8], whole: Option<&Bytes>) {
+    /// Handles what is whole and keeps the rest; true if there may be whole packets in that.
+    fn decode_and_carry(&mut self, slot: u32, bytes: &[u8], whole: Option<&Bytes>) -> bool {
         let (used, stopped) = match self.decode_all(slot, bytes, whole) {
             Decoded::All(used) => (used, false),
             Decoded::Stopped(used) => (used, true),
-            Decoded::Gone => return,
+            Decoded::Gone => return false,
         };
         let rest = &bytes[used..];
         let known = frame_len(rest).ok().flatten();
@@ -192,16 +240,14 @@ impl Shard {
         if (stopped || connection.readable) && !waits {
             self.make_ready(slot);
         }
+        stopped
     }
 
     fn decode_all(&mut self, slot: u32, bytes: &[u8], whole: Option<&Bytes>) -> Decoded {
-        let limit = match self.config.capabilities.packet_bytes_max {
-            0 => u32::MAX,
-            limit => limit,
-        };
+        let limit = self.packet_bytes_max();
         let mut used = 0;
         loop {
-            if self.work <= 0 || self.lanes.iter().any(crate::lanes::Lane::is_full) {
+            if self.work <= 0 {
                 return Decoded::Stopped(used);
             }
             let connection = &self.wires.slots[slot as usize];
@@ -212,6 +258,19 @@ impl Shard {
                     > ACKS_WAITING_MAX
             {
                 return Decoded::Stopped(used);
+            }
+            // [MQTT-3.1.0-1] [MQTT5-3.1.0-1] what is not CONNECT need not come whole
+            if connection.stage == Stage::Opening
+                && bytes.get(used).is_some_and(|first| first >> 4 != CONNECT)
+            {
+                let why = Why::Client("the first packet was not CONNECT");
+                let close = Close {
+                    reason: None,
+                    why,
+                    keep_will: true,
+                };
+                self.close_soon(slot, close);
+                return Decoded::Gone;
             }
             let (packet, size) = match frame(&bytes[used..], limit) {
                 Ok(Some(next)) => next,
@@ -229,14 +288,11 @@ impl Shard {
             let connection = &self.wires.slots[slot as usize];
             match connection.stage {
                 Stage::Free | Stage::Lingering => return Decoded::Gone,
-                Stage::Opening | Stage::Connecting | Stage::Live => {
-                    if !self.closing.is_empty()
-                        && self.closing.iter().any(|(closing, _)| *closing == slot)
-                    {
-                        self.wires.slots[slot as usize].readable = false;
-                        return Decoded::Gone;
-                    }
-                }
+                Stage::Opening | Stage::Connecting | Stage::Live => {}
+            }
+            if connection.closing {
+                self.wires.slots[slot as usize].readable = false;
+                return Decoded::Gone;
             }
             if connection.asking || connection.fanning_out {
                 return Decoded::Stopped(used);
@@ -251,50 +307,59 @@ impl Shard {
             why: Why::Malformed(error),
             keep_will: true,
         };
-        self.closing.push((slot, close));
+        self.close_soon(slot, close);
     }
 
     fn discard(&mut self, slot: u32) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let ended = loop {
-            if !self.wires.slots[slot as usize].readable {
-                break false;
+        let mut ended = false;
+        for _ in 0..DISCARD_READS_MAX {
+            if ended || !self.wires.slots[slot as usize].readable {
+                break;
             }
-            match self.read(slot, &mut scratch) {
-                None => break true,
-                Some(0) => break false,
-                Some(_) => {}
-            }
-        };
+            ended = self.read(slot, &mut scratch).is_none();
+        }
         self.scratch = scratch;
         if ended {
             self.forget(slot);
+        } else if self.wires.slots[slot as usize].readable {
+            self.make_ready(slot);
         }
     }
 
     /// Ends a connection: the session keeps or publishes its will, expires or waits; the socket closes.
     pub(crate) fn close(&mut self, slot: u32, close: &Close) {
         let connection = &mut self.wires.slots[slot as usize];
+        connection.closing = false;
         match connection.stage {
             Stage::Free => return,
-            Stage::Lingering => {
-                if self.draining == Some(crate::lanes::DrainStep::Close) {
-                    return;
-                }
-                return self.forget(slot);
-            }
+            Stage::Lingering => return self.forget(slot),
             Stage::Opening | Stage::Connecting | Stage::Live => {}
         }
         let was_live = connection.stage == Stage::Live;
         let (session, version, peer) = (connection.session, connection.version, connection.peer);
         connection.carry = Carry::Empty;
+        if was_live && let Some(events) = &self.events {
+            let reason = match (close.reason, close.keep_will) {
+                (Some(reason), _) => reason,
+                (None, true) => ReasonCode::UNSPECIFIED_ERROR,
+                (None, false) => ReasonCode::NORMAL_DISCONNECTION,
+            };
+            let client_id = self.sessions.slots[session as usize].session.client_id();
+            events.push(Event::Disconnected {
+                client_id: client_id.into(),
+                reason,
+            });
+        }
         if log::log_enabled!(log::Level::Debug) && was_live {
             let client = self.sessions.slots[session as usize].session.client_id();
             log::debug!(client = client, remote:% = peer, reason:% = close.why; "client disconnected");
         } else if !was_live && !matches!(close.why, Why::Client(_)) {
             log::info!(remote:% = peer, reason:% = close.why; "connection refused");
         }
-        let mut goodbye = false;
+        // a client that did not end it itself may be writing: closing at once would answer that with a reset, which
+        // takes back what it has not read yet
+        let mut goodbye = was_live && !matches!(close.why, Why::Client(_) | Why::Transport(_));
         if let Some(reason) = close.reason
             && was_live
             && version.is_v5()
@@ -306,7 +371,6 @@ impl Shard {
                 version,
                 out.bytes_mut(),
             );
-            goodbye = true;
         }
         goodbye |= self.wires.slots[slot as usize].out.is_some();
         self.linger_or_forget(slot, goodbye);
@@ -328,13 +392,10 @@ impl Shard {
         connection.session = NONE;
         connection.pending = None;
         connection.clock_ms = self.now.mono_ms + LINGER_MS;
-        if flushed == Flushed::All
-            && let Some(fd) = &connection.fd
-        {
-            // bytes that still come are read and thrown away: closing now could take the goodbye back (RST)
-            let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
-        }
         let at = connection.clock_ms;
+        if flushed == Flushed::All {
+            self.wires.end_output(slot);
+        }
         self.connection_deadline(slot, at);
         self.wires.slots[slot as usize].readable = true;
         self.make_ready(slot);
@@ -344,8 +405,10 @@ impl Shard {
         let slot = &mut self.sessions.slots[session as usize];
         debug_assert_eq!(slot.connection, connection);
         slot.connection = NONE;
-        self.pagings
-            .retain(|paging| paging.key.connection.slot != connection);
+        if std::mem::take(&mut self.wires.slots[connection as usize].paging) > 0 {
+            self.pagings
+                .retain(|paging| paging.key.connection.slot != connection);
+        }
         let client = ClientKey(session);
         if !was_live {
             // its CONNACK never left: as if it had not come, but for what that CONNECT ended
@@ -367,8 +430,7 @@ impl Shard {
             if let Some(deadline) = slot.session.poll_deadline() {
                 self.session_deadline(session, deadline.at_ms());
             }
-            self.topics
-                .client_changed(client, persistent, false, &mut self.changes);
+            self.declare(session, persistent, false);
             self.spread_interest();
             let unsent = self.sessions.slots[session as usize]
                 .session
@@ -425,7 +487,14 @@ impl Shard {
                     why: Why::Broker("no CONNECT in time"),
                     keep_will: true,
                 };
-                self.closing.push((slot, close));
+                self.close_soon(slot, close);
+            }
+            // bytes of it wait for us to be done with earlier ones: it is not silent
+            Stage::Live if connection.readable && !connection.write_blocked => {
+                connection.clock_ms = now;
+                if let Some(at_ms) = deadline_ms(connection) {
+                    self.connection_deadline(slot, at_ms);
+                }
             }
             Stage::Live => {
                 // [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
@@ -435,7 +504,7 @@ impl Shard {
                     why,
                     keep_will: true,
                 };
-                self.closing.push((slot, close));
+                self.close_soon(slot, close);
             }
         }
     }

@@ -51,7 +51,7 @@ impl Shard {
                     why,
                     keep_will: true,
                 };
-                return self.closing.push((slot, close));
+                return self.close_soon(slot, close);
             }
             Ok(_) => {
                 return self.refuse(slot, ReasonCode::PROTOCOL_ERROR, "a packet before CONNACK");

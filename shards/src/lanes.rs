@@ -214,15 +214,17 @@ impl Lane {
         self.to.push(message);
     }
 
-    /// The receiver marked items up to `upto`; who waited for them goes to `resolved`.
-    pub(crate) fn handle_mark(&mut self, upto: u64, resolved: &mut Vec<Waiter>) {
+    /// The receiver marked items up to `upto`; who waited for them goes to `resolved`, with whether the
+    /// item was refused.
+    pub(crate) fn handle_mark(&mut self, mark: &Mark, resolved: &mut Vec<(Waiter, bool)>) {
+        let upto = mark.upto;
         debug_assert!(upto < self.next);
         self.marked = self.marked.max(upto);
         while let Some((item, waiter)) = self.awaiting.front() {
             if *item > self.marked {
                 break;
             }
-            resolved.push(*waiter);
+            resolved.push((*waiter, mark.refused.contains(item)));
             self.awaiting.pop_front();
         }
         while let Some((last, bytes)) = self.unmarked.front() {

@@ -8,6 +8,7 @@ use corqtt_codec::{
 };
 use corqtt_port::auth::{Answer, Verdict, Wish};
 use corqtt_port::events::Event;
+use corqtt_port::store::Op;
 use corqtt_session::{Inbound, PublishTopic, SHARED_PAYLOAD_BYTES_MIN};
 use corqtt_topics::{ClientKey, Publisher};
 
@@ -89,14 +90,14 @@ impl Shard {
     /// The client broke a rule: DISCONNECT with the reason in 5.0, then the connection closes
     /// `[MQTT-4.8.0-1] [MQTT5-4.13.1-1]`.
     pub(crate) fn violation(&mut self, slot: u32, reason: ReasonCode, what: &'static str) {
-        self.closing.push((
+        self.close_soon(
             slot,
             Close {
                 reason: Some(reason),
                 why: Why::Broker(what),
                 keep_will: true,
             },
-        ));
+        );
     }
 
     fn handle_publish(
@@ -115,6 +116,11 @@ impl Shard {
                 ReasonCode::QOS_NOT_SUPPORTED,
                 "a QoS above maximum-qos",
             );
+        }
+        if publish.properties.subscription_ids().next().is_some() {
+            // [MQTT5-3.3.4-6]
+            let what = "a PUBLISH with a subscription identifier";
+            return self.violation(slot, ReasonCode::PROTOCOL_ERROR, what);
         }
         if publish.retain && !capabilities.retain {
             // [MQTT5-3.2.2-14]
@@ -239,9 +245,10 @@ impl Shard {
             retain: publish.retain,
             properties: &properties,
             expires_at_ms: expiry_secs.map(|secs| self.now.wall_ms + u64::from(secs) * 1000),
-            payload: large
-                .as_ref()
-                .map_or(Payload::borrowed(publish.payload), Payload::shared),
+            payload: match &large {
+                Some(large) => Payload::shared(large),
+                None => Payload::borrowed(publish.payload),
+            },
         };
         let session = self.wires.slots[slot as usize].session;
         if let Some(events) = &self.events {
@@ -262,20 +269,12 @@ impl Shard {
             rng: 0,
         };
         let (qos, id) = (publish.qos, publish.packet_id);
-        let routed = self.route(message, publisher, Source::Client(key), || {
-            Next::Acknowledge {
-                connection: key,
-                qos,
-                id,
-            }
-        });
-        if !routed.continues {
-            self.acknowledge(slot, qos, id, &routed);
-        }
+        let routed = self.route(message, publisher, Source::Client(key), || Next::Nothing);
+        self.acknowledge(slot, qos, id, &routed);
     }
 
     /// The message of a PUBLISH went where it should: acknowledge it, now or when the answers are in.
-    pub(crate) fn acknowledge(
+    fn acknowledge(
         &mut self,
         slot: u32,
         qos: QoS,
@@ -295,7 +294,9 @@ impl Shard {
                 "a message for a session whose queue is full",
             );
         }
-        let owed = routed.owed.len() as u16 + u16::from(routed.stored);
+        let owed = routed.owed.len() as u16
+            + u16::from(routed.stored)
+            + u16::from(routed.continues);
         let out = self.wires.output(slot);
         let state = &mut self.sessions.slots[session as usize];
         let key = state
@@ -308,6 +309,11 @@ impl Shard {
                 key,
             };
             self.await_answers(routed, waiter);
+            if routed.continues
+                && let Some(fan_out) = self.fan_outs.back_mut()
+            {
+                fan_out.next = Next::Release(waiter);
+            }
         }
     }
 
@@ -341,20 +347,25 @@ impl Shard {
         if let Some(secs) = disconnect.session_expiry_secs {
             let secs = secs.min(self.config.capabilities.session_expiry_max_secs);
             let state = &mut self.sessions.slots[session as usize].session;
+            let was_persistent = state.is_persistent();
             if let Err(violation) = state.set_session_expiry(secs) {
                 return self.violation(slot, violation.reason, violation.text);
+            }
+            if self.records && was_persistent && secs == 0 {
+                let client_id = state.client_id().into();
+                self.ops.push(Op::SessionEnded { client_id });
             }
         }
         // [MQTT-3.1.2-10] [MQTT5-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.14.4-3]
         let keep_will = disconnect.reason != ReasonCode::NORMAL_DISCONNECTION;
-        self.closing.push((
+        self.close_soon(
             slot,
             Close {
                 reason: None,
                 why: Why::Client("DISCONNECT"),
                 keep_will,
             },
-        ));
+        );
     }
 
     /// Auth answered late: the connection goes on where it stopped.
@@ -363,7 +374,7 @@ impl Shard {
             return;
         };
         let connection = &mut self.wires.slots[slot as usize];
-        if connection.stage == Stage::Lingering || !connection.asking {
+        if connection.stage == Stage::Lingering || connection.closing || !connection.asking {
             return;
         }
         let Some(pending) = connection.pending.take() else {

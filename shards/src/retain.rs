@@ -6,7 +6,7 @@ use std::sync::Arc;
 use compact_str::CompactString;
 use corqtt_codec::{Message, TopicFilter, TopicName};
 use corqtt_port::routes::{RetainedAsk, RetainedKey, RetainedPage};
-use corqtt_session::{Frame, Grant, Outgoing};
+use corqtt_session::{AckKey, Frame, Grant, Outgoing};
 use corqtt_topics::{ClientKey, Cursor, Subscription};
 use std::collections::HashSet;
 
@@ -24,7 +24,13 @@ const SEEN_MAX: usize = 65_536;
 
 impl Shard {
     /// Begins to send what is retained for a filter.
-    pub(crate) fn send_retained(&mut self, slot: u32, filter: TopicFilter<'_>, sub: Subscription) {
+    pub(crate) fn send_retained(
+        &mut self,
+        slot: u32,
+        filter: TopicFilter<'_>,
+        sub: Subscription,
+        after: Option<AckKey>,
+    ) {
         let shards = if filter.has_wildcard() {
             (0..usize::from(self.config.shards)).collect()
         } else {
@@ -33,6 +39,8 @@ impl Shard {
         if shards == [usize::from(self.me.0)] && self.retained.is_empty() {
             return;
         }
+        // a subscription made again gets everything again, so what is left of its first pages need not come
+        self.stop_retained(slot, filter.filter());
         self.paging_number += 1;
         let key = RetainedKey {
             connection: self.wires.key(slot),
@@ -43,10 +51,24 @@ impl Shard {
             key,
             filter: filter.filter().into(),
             sub,
+            after,
             shards,
             cursor: Some(Cursor::new()),
             seen: HashSet::new(),
         });
+    }
+
+    /// Pages for a filter that is no longer subscribed to, or anew, end `[MQTT-3.10.4-2]`.
+    pub(crate) fn stop_retained(&mut self, slot: u32, filter: &str) {
+        if self.wires.slots[slot as usize].paging == 0 {
+            return;
+        }
+        let stopped = |paging: &Paging| {
+            paging.key.connection.slot == slot && &*paging.filter == filter
+        };
+        if let Some(index) = self.pagings.iter().position(stopped) {
+            self.end_paging(index);
+        }
     }
 
     /// A live retained message went to a connection that still gets pages: its page copy is older.
@@ -66,12 +88,13 @@ impl Shard {
     pub(crate) fn has_room(&self, paging: &Paging) -> bool {
         let slot = paging.key.connection.slot;
         let connection = &self.wires.slots[slot as usize];
-        connection.stage == Stage::Live
-            && self.wires.output_len(slot) < self.config.session.out_buffer_bytes_max / 4
-            && self.sessions.slots[connection.session as usize]
-                .session
-                .queue_len()
-                < PAGE_ENTRIES
+        if connection.stage != Stage::Live
+            || self.wires.output_len(slot) >= self.config.session.out_buffer_bytes_max / 4
+        {
+            return false;
+        }
+        let session = &self.sessions.slots[connection.session as usize].session;
+        session.queue_len() < PAGE_ENTRIES && paging.after.is_none_or(|ack| session.has_left(ack))
     }
 
     /// Looks up or asks for the next page of one subscription. False: the subscription has all.

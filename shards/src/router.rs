@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use corqtt_codec::{Message, MessageRef, Payload, QoS, ReasonCode};
 use corqtt_port::ConnectionKey;
-use corqtt_port::routes::{Batch, Item};
-use corqtt_port::store::Op;
+use corqtt_port::routes::{Batch, Item, Publish};
+use corqtt_port::store::{Op, Token};
 use corqtt_session::{
-    Delivered, DropReason, Frame, Grant, Outgoing, SHARED_PAYLOAD_BYTES_MIN, Unsent, Will,
+    Delivered, DropReason, Frame, Grant, Outgoing, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Unsent,
+    Will,
 };
 use corqtt_topics::{Choice, ClientKey, Hit, Matches, Publisher, ShardId, Stamp};
+use rustix::time::{ClockId, clock_gettime};
 use smallvec::SmallVec;
 
 use crate::background::{FanOut, Next};
@@ -241,9 +243,8 @@ impl Shard {
             position: 0,
             source,
             next,
-            routed: std::mem::take(routed),
+            routed: Routed::default(),
         });
-        routed.continues = true;
     }
 
     /// One client gets the message.
@@ -289,7 +290,7 @@ impl Shard {
                     keep_will: true,
                 };
                 if connection != NONE {
-                    self.closing.push((connection, close));
+                    self.close_soon(connection, close);
                 }
             }
         }
@@ -324,8 +325,8 @@ impl Shard {
     }
 
     /// Somebody's wait is over, or part of it.
-    pub(crate) fn resolve(&mut self, waiters: &mut Vec<Waiter>) {
-        for waiter in waiters.drain(..) {
+    pub(crate) fn resolve(&mut self, waiters: &mut Vec<(Waiter, bool)>) {
+        for (waiter, refused) in waiters.drain(..) {
             match waiter {
                 Waiter::Ack {
                     session,
@@ -336,16 +337,27 @@ impl Shard {
                         continue;
                     };
                     let connection = slot.connection;
+                    if refused && !slot.session.version().is_v5() {
+                        // before 5.0 there is no way to refuse but to close without an acknowledgement
+                        if connection != NONE {
+                            let what = "a message for a session whose queue is full";
+                            self.violation(connection, ReasonCode::QUOTA_EXCEEDED, what);
+                        }
+                        // what waits behind it must not wait for ever
+                        if let Some(slot) = self.sessions.get(session, generation) {
+                            slot.session.release(key, None, None);
+                        }
+                        continue;
+                    }
                     let out = if connection == NONE {
                         None
                     } else {
                         Some(self.wires.output(connection))
                     };
-                    slot.session.release(key, None, out);
-                    // decoding may have stopped because too many acknowledgements waited
-                    if connection != NONE && !self.wires.slots[connection as usize].carry.is_empty()
-                    {
-                        self.make_ready(connection);
+                    let error = refused.then_some(ReasonCode::QUOTA_EXCEEDED);
+                    slot.session.release(key, error, out);
+                    if connection != NONE {
+                        self.resume(connection);
                     }
                 }
                 Waiter::Connect(key) => self.connect_is_kept(key),
@@ -354,10 +366,14 @@ impl Shard {
         }
     }
 
-    pub(crate) fn send_mark(&self, to: ShardId, upto: u64) {
+    pub(crate) fn send_mark(&mut self, to: ShardId, upto: u64) {
+        let refused = &mut self.refused[usize::from(to.0)];
+        let told = refused.partition_point(|item| *item <= upto);
+        let refused = refused.drain(..told).collect();
         let mark = corqtt_port::routes::Mark {
             from: self.me,
             upto,
+            refused,
         };
         self.marks[usize::from(to.0)].push(crate::lanes::ToShard::Mark(mark));
     }
@@ -382,11 +398,33 @@ impl Shard {
         }
     }
 
-    /// Handles items from `position` on; false if a large fan-out stopped it.
+    /// Goes on with batches that a turn without work left stopped.
+    pub(crate) fn continue_runnable_batches(&mut self) {
+        let mut runnable = std::mem::take(&mut self.runnable_batches);
+        while runnable != 0 {
+            let from = ShardId(runnable.trailing_zeros() as u8);
+            runnable &= runnable - 1;
+            self.continue_batches(from);
+        }
+    }
+
+    /// The store's token that covers all that was done up to now: this turn's, or the last one where this turn has
+    /// nothing for it.
+    pub(crate) fn last_token(&self) -> Token {
+        let next = self.next_token.0;
+        Token(if self.ops.is_empty() { next - 1 } else { next })
+    }
+
+    /// Handles items from `position` on; false if a large fan-out or the end of the turn's work stopped it.
     fn handle_items(&mut self, batch: Batch, position: usize) -> bool {
         let from = batch.from;
-        let mut stored = false;
         for (index, item) in batch.items.iter().enumerate().skip(position) {
+            if self.work <= 0 && index > position {
+                self.runnable_batches |= from.bit();
+                self.deferred[usize::from(from.0)].push_front((batch, index));
+                return false;
+            }
+            self.work -= 1;
             match item {
                 Item::Interest(interest) => self.topics.apply_interest(from, interest),
                 Item::Retain(message, stamp) => self.retain_here(message.clone(), *stamp),
@@ -395,14 +433,11 @@ impl Shard {
                         continue;
                     };
                     let groups = batch.text_of(&publish.groups);
-                    let routed = self.handle_forwarded(
-                        message,
-                        publish.publisher,
-                        publish.plain,
-                        groups,
-                        from,
-                    );
-                    stored |= routed.stored;
+                    let number = batch.first + index as u64;
+                    let routed = self.handle_forwarded(message, publish, groups, from, number);
+                    if routed.refused {
+                        self.refused[usize::from(from.0)].push(number);
+                    }
                     if routed.continues {
                         self.deferred[usize::from(from.0)].push_front((batch, index + 1));
                         return false;
@@ -411,20 +446,11 @@ impl Shard {
             }
         }
         let upto = batch.first + batch.items.len() as u64 - 1;
-        if stored
-            || self
-                .store_waiters
-                .iter()
-                .any(|(_, waiter)| matches!(waiter, Waiter::Mark { to, .. } if *to == from))
-        {
-            // marks are cumulative, so one must not overtake an earlier one that still waits for the store
-            let token = if self.ops.is_empty() {
-                corqtt_port::store::Token(self.next_token.0 - 1)
-            } else {
-                self.next_token
-            };
-            self.store_waiters
-                .push_back((token, Waiter::Mark { to: from, upto }));
+        // what these items gave the store to keep is in this turn's batch, or in one before
+        let token = self.last_token();
+        if self.records && token > self.kept {
+            let waiter = Waiter::Mark { to: from, upto };
+            self.store_waiters.push_back((token, waiter));
         } else {
             self.send_mark(from, upto);
         }
@@ -435,19 +461,19 @@ impl Shard {
     fn handle_forwarded(
         &mut self,
         message: MessageRef<'_>,
-        publisher_hash: u64,
-        plain: bool,
+        publish: &Publish,
         groups: &[u8],
         from: ShardId,
+        item: u64,
     ) -> Routed {
         let publisher = Publisher {
             client: None,
-            client_id_hash: publisher_hash,
+            client_id_hash: publish.publisher,
             rng: self.random(),
         };
         let mut matches = std::mem::take(&mut self.matches);
         matches.clear();
-        if plain {
+        if publish.plain {
             self.topics
                 .matches_local(message.topic, publisher, &mut matches);
         }
@@ -474,7 +500,7 @@ impl Shard {
             &mut outgoing,
             &matches,
             Source::Shard(from),
-            || Next::Batches(from),
+            || Next::Batches { from, item },
             &mut routed,
         );
         self.frame = frame;
@@ -574,6 +600,15 @@ impl Shard {
         );
     }
 
+    /// Tells the partition what became of a client. Publishers on other shards wait for persistent sessions; for all of
+    /// them where a full queue is to be told to the publisher.
+    pub(crate) fn declare(&mut self, session: u32, persistent: bool, online: bool) {
+        let awaited = persistent || self.config.session.queue_full == QueueFull::Reject;
+        let client = ClientKey(session);
+        self.topics
+            .client_changed(client, awaited, online, &mut self.changes);
+    }
+
     /// Tells the other shards what changed in the interest of this one.
     pub(crate) fn spread_interest(&mut self) {
         for change in self.changes.drain(..) {
@@ -599,7 +634,11 @@ impl Shard {
     }
 
     fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
-        self.stamp = self.wall_ns.max(self.stamp + 1);
+        // read now, not at the start of the turn: a message that was caused by another one is stamped after it. Of the
+        // clock that all shards share and nobody sets.
+        let clock = clock_gettime(ClockId::Boottime);
+        let clock_ns = clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64;
+        self.stamp = clock_ns.max(self.stamp + 1);
         let stamp = Stamp {
             time: self.stamp,
             origin: u16::from(self.me.0),

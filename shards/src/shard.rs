@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use corqtt_port::ConnectionKey;
 use corqtt_port::auth::Auth;
 use corqtt_port::events::Event;
 use corqtt_port::lane::{Receiver, Sender};
@@ -39,6 +40,10 @@ const FLUSHES_MAX: usize = 512;
 const ACCEPTS_MAX: usize = 64;
 /// Events taken from the kernel in a turn.
 const EVENTS_MAX: usize = 512;
+/// Large fan-outs under way; above this no more publishes are decoded.
+const FAN_OUTS_MAX: usize = 16;
+/// Connections closed at once; at some five microseconds each this is below two milliseconds.
+const CLOSES_MAX: usize = 256;
 /// Output beyond this is offered to the kernel at once instead of at the end of the turn (bytes).
 pub(crate) const EARLY_FLUSH_BYTES: usize = 128 * 1024;
 /// How long a listener rests when the process has no file descriptor left (ms).
@@ -95,8 +100,6 @@ pub struct Shard {
     pub(crate) me: ShardId,
     pub(crate) config: Arc<Config>,
     pub(crate) now: Now,
-    /// Wall clock, ns.
-    pub(crate) wall_ns: u64,
     pub(crate) wires: Wires,
     pub(crate) sessions: Sessions,
     /// Authentication methods of the connections that used one, by slot.
@@ -122,17 +125,22 @@ pub struct Shard {
     pub(crate) ops: Vec<Op>,
     /// Token of the batch that `ops` will be.
     pub(crate) next_token: Token,
-    kept: Token,
+    pub(crate) kept: Token,
     /// (token, who waits), ascending.
     pub(crate) store_waiters: VecDeque<(Token, Waiter)>,
-    pub(crate) resolved: Vec<Waiter>,
+    pub(crate) resolved: Vec<(Waiter, bool)>,
+    /// Per shard: items of its stream that a full queue refused and that are not marked yet, ascending.
+    pub(crate) refused: Vec<Vec<u64>>,
     /// Connections with something to read or decode.
     pub(crate) ready: VecDeque<u32>,
-    pub(crate) closing: Vec<(u32, Close)>,
+    /// Connections that end with this turn, and why.
+    pub(crate) closing: VecDeque<(ConnectionKey, Close)>,
     pub(crate) fan_outs: VecDeque<FanOut>,
     pub(crate) pagings: Vec<Paging>,
     pub(crate) paging_number: u64,
     pub(crate) deferred: Vec<VecDeque<(corqtt_port::routes::Batch, usize)>>,
+    /// Shards, a bit each, whose deferred batches go on in the next turn: this one had no work left.
+    pub(crate) runnable_batches: u64,
     /// Work left in this turn.
     pub(crate) work: i64,
     pub(crate) scratch: Vec<u8>,
@@ -140,6 +148,7 @@ pub struct Shard {
     pub(crate) rng: u64,
     pub(crate) draining: Option<DrainStep>,
     drain_reply: Option<Sender<ShardId>>,
+    said_goodbye: bool,
     finished: bool,
     listeners: Vec<Listening>,
     epoll: OwnedFd,
@@ -147,7 +156,9 @@ pub struct Shard {
     /// When the kernel's timer fires (ms), `u64::MAX`: not set.
     timer_ms: u64,
     inbox: Receiver<ToShard>,
-    messages: Vec<ToShard>,
+    /// Taken from the inbox, to be handled in their order.
+    messages: VecDeque<ToShard>,
+    taken: Vec<ToShard>,
     events_buffer: Vec<epoll::Event>,
     due: Vec<Timer>,
     flush_list: Vec<u32>,
@@ -197,13 +208,12 @@ impl Shard {
                 paused_until_ms: 0,
             });
         }
-        let (now, wall_ns) = clocks();
+        let now = clocks();
         let mut seed = [0u8; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
         let mut shard = Self {
             me,
             now,
-            wall_ns,
             wires: Wires::default(),
             sessions: Sessions::new(config.hash_seed),
             methods: HashMap::new(),
@@ -229,25 +239,29 @@ impl Shard {
             kept: Token(0),
             store_waiters: VecDeque::new(),
             resolved: Vec::new(),
+            refused: (0..config.shards).map(|_| Vec::new()).collect(),
             ready: VecDeque::new(),
-            closing: Vec::new(),
+            closing: VecDeque::new(),
             fan_outs: VecDeque::new(),
             pagings: Vec::new(),
             paging_number: 0,
             deferred: (0..config.shards).map(|_| VecDeque::new()).collect(),
+            runnable_batches: 0,
             work: 0,
             scratch: vec![0; CARRY_BYTES + READ_BYTES],
             stamp: 0,
             rng: u64::from_ne_bytes(seed) | 1,
             draining: None,
             drain_reply: None,
+            said_goodbye: false,
             finished: false,
             listeners,
             epoll,
             timer,
             timer_ms: u64::MAX,
             inbox: ports.inbox,
-            messages: Vec::new(),
+            messages: VecDeque::new(),
+            taken: Vec::new(),
             events_buffer: Vec::with_capacity(EVENTS_MAX),
             due: Vec::new(),
             flush_list: Vec::new(),
@@ -273,7 +287,9 @@ impl Shard {
 
     /// Prepares for waiting. False: there is work already, take a turn at once.
     pub fn arm(&mut self) -> bool {
-        if !self.ready.is_empty()
+        if (!self.ready.is_empty() && !self.lane_is_full())
+            || !self.messages.is_empty()
+            || self.runnable_batches != 0
             || !self.wires.dirty.is_empty()
             || !self.fan_outs.is_empty()
             || !self.closing.is_empty()
@@ -335,7 +351,7 @@ impl Shard {
 
     /// One turn: everything that is ready goes in, everything that came of it goes out.
     pub fn turn(&mut self) {
-        (self.now, self.wall_ns) = clocks();
+        self.now = clocks();
         self.work = WORK_MAX;
         let events = std::mem::take(&mut self.events_buffer);
         for event in &events {
@@ -477,14 +493,19 @@ impl Shard {
     }
 
     fn take_messages(&mut self) {
-        let mut messages = std::mem::take(&mut self.messages);
-        self.inbox.drain(&mut messages);
-        for message in messages.drain(..) {
+        self.inbox.drain(&mut self.taken);
+        self.messages.extend(self.taken.drain(..));
+        self.continue_runnable_batches();
+        // what other shards send leaves room for what clients send
+        while self.work > WORK_MAX / 2 && self.runnable_batches == 0 {
+            let Some(message) = self.messages.pop_front() else {
+                break;
+            };
             match message {
                 ToShard::Batch(batch) => self.handle_batch(batch),
                 ToShard::Mark(mark) => {
                     let mut resolved = std::mem::take(&mut self.resolved);
-                    self.lanes[usize::from(mark.from.0)].handle_mark(mark.upto, &mut resolved);
+                    self.lanes[usize::from(mark.from.0)].handle_mark(&mark, &mut resolved);
                     self.resolve(&mut resolved);
                     self.resolved = resolved;
                 }
@@ -497,7 +518,6 @@ impl Shard {
                 ToShard::Drain(step, reply) => self.drain(step, reply),
             }
         }
-        self.messages = messages;
     }
 
     fn fire_timers(&mut self) {
@@ -519,8 +539,14 @@ impl Shard {
             if listener.paused_until_ms != 0 && listener.paused_until_ms <= self.now.mono_ms {
                 listener.paused_until_ms = 0;
                 let key = EventData::new_u64(KEY_LISTENER + index as u64);
-                if epoll::add(&self.epoll, &listener.fd, key, EventFlags::IN).is_ok() {
-                    log::info!(listener:% = listener.id; "listener goes on");
+                match epoll::add(&self.epoll, &listener.fd, key, EventFlags::IN) {
+                    Ok(()) => log::info!(listener:% = listener.id; "listener goes on"),
+                    Err(errno) => {
+                        log::warn!(listener:% = listener.id, error:% = errno; "listener stays paused");
+                        listener.paused_until_ms = self.now.mono_ms + ACCEPT_PAUSE_MS;
+                        let tick = Wheel::tick_of(listener.paused_until_ms);
+                        self.wheel.insert(tick, Timer::Accept);
+                    }
                 }
             }
         }
@@ -532,10 +558,15 @@ impl Shard {
             .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);
     }
 
+    /// Nothing more is decoded until a shard has caught up; its mark is on its way.
+    fn lane_is_full(&self) -> bool {
+        self.lanes.iter().any(Lane::is_full)
+    }
+
     fn serve_ready(&mut self) {
         // those that are put back while this runs are served in the next turn
         for _ in 0..self.ready.len() {
-            if self.work <= 0 {
+            if self.work <= 0 || self.lane_is_full() || self.fan_outs.len() >= FAN_OUTS_MAX {
                 break;
             }
             let Some(slot) = self.ready.pop_front() else {
@@ -568,7 +599,7 @@ impl Shard {
             if *token > self.kept {
                 break;
             }
-            resolved.push(*waiter);
+            resolved.push((*waiter, false));
             self.store_waiters.pop_front();
         }
         self.resolve(&mut resolved);
@@ -584,6 +615,8 @@ impl Shard {
     }
 
     fn flush_dirty(&mut self) {
+        // what queues refill is work of its own, or a busy shard would never come to it
+        self.work = WORK_MAX / 2;
         let mut list = std::mem::take(&mut self.flush_list);
         let count = self.wires.dirty.len().min(FLUSHES_MAX);
         list.extend(self.wires.dirty.drain(..count));
@@ -598,14 +631,22 @@ impl Shard {
     pub(crate) fn flush(&mut self, slot: u32) {
         match self.wires.flush(slot) {
             Flushed::All => {
+                self.resume(slot);
                 let connection = &self.wires.slots[slot as usize];
+                if connection.stage == Stage::Lingering {
+                    self.wires.end_output(slot);
+                }
                 if connection.stage == Stage::Live
                     && self.sessions.slots[connection.session as usize]
                         .session
                         .wants_pump(&self.config.session)
                 {
                     let session = connection.session;
-                    self.pump(session);
+                    if self.work > 0 {
+                        self.pump(session);
+                    } else {
+                        self.wires.output(slot);
+                    }
                 }
             }
             Flushed::Blocked => {}
@@ -618,7 +659,7 @@ impl Shard {
                         why: Why::Transport(errno),
                         keep_will: true,
                     };
-                    self.closing.push((slot, close));
+                    self.close_soon(slot, close);
                 }
             }
         }
@@ -645,9 +686,36 @@ impl Shard {
     }
 
     pub(crate) fn close_connections(&mut self) {
-        while let Some((slot, close)) = self.closing.pop() {
-            self.close(slot, &close);
+        for _ in 0..CLOSES_MAX {
+            let Some((key, close)) = self.closing.pop_front() else {
+                return;
+            };
+            if let Some(slot) = self.wires.find(key)
+                && self.wires.slots[slot as usize].closing
+            {
+                self.close(slot, &close);
+            }
         }
+    }
+
+    /// Ends a connection soon; until then nothing of it is handled any more. The first reason counts.
+    pub(crate) fn close_soon(&mut self, slot: u32, close: Close) {
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.stage == Stage::Free || connection.closing {
+            return;
+        }
+        connection.closing = true;
+        self.closing.push_back((self.wires.key(slot), close));
+    }
+
+    /// Ends a connection now; the reason of an end that is due already counts.
+    pub(crate) fn close_now(&mut self, slot: u32, close: Close) {
+        let key = self.wires.key(slot);
+        let due = self.closing.iter().position(|(due, _)| *due == key);
+        let close = due
+            .and_then(|at| self.closing.remove(at))
+            .map_or(close, |(_, due)| due);
+        self.close(slot, &close);
     }
 
     fn drain(&mut self, step: DrainStep, reply: Sender<ShardId>) {
@@ -666,32 +734,47 @@ impl Shard {
                 }
                 self.drain_reply = Some(reply);
             }
-            DrainStep::Close => {
-                self.drain_reply = Some(reply);
-                let slots: Vec<u32> = self.wires.in_use().collect();
-                for slot in slots {
-                    let close = Close {
-                        reason: Some(corqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN),
-                        why: Why::Broker("shutting down"),
-                        keep_will: false,
-                    };
-                    self.close(slot, &close);
-                }
+            // as soon as nothing is on its way any more
+            DrainStep::Close => self.drain_reply = Some(reply),
+        }
+    }
+
+    /// Work that was begun, and that clients are to get before they are told goodbye.
+    fn delivers(&self) -> bool {
+        !self.fan_outs.is_empty()
+            || !self.messages.is_empty()
+            || self.deferred.iter().any(|batches| !batches.is_empty())
+    }
+
+    fn say_goodbye(&mut self) {
+        let slots: Vec<u32> = self.wires.in_use().collect();
+        for slot in slots {
+            if self.wires.slots[slot as usize].stage != Stage::Lingering {
+                let close = Close {
+                    reason: Some(corqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN),
+                    why: Why::Broker("shutting down"),
+                    keep_will: false,
+                };
+                self.close_soon(slot, close);
             }
         }
+        self.said_goodbye = true;
     }
 
     fn check_drained(&mut self) {
         match self.draining {
             None => {}
             Some(DrainStep::Wills) => {
-                if self.fan_outs.is_empty()
+                if !self.delivers()
                     && let Some(reply) = self.drain_reply.take()
                 {
                     reply.push(self.me);
                 }
             }
             Some(DrainStep::Close) => {
+                if !self.said_goodbye && !self.delivers() {
+                    self.say_goodbye();
+                }
                 if self.wires.count() == 0
                     && let Some(reply) = self.drain_reply.take()
                 {
@@ -704,7 +787,7 @@ impl Shard {
 
     /// Makes sure that the wheel looks at a connection not later than `at_ms`.
     pub(crate) fn connection_deadline(&mut self, slot: u32, at_ms: u64) {
-        let tick = Wheel::tick_of(at_ms);
+        let tick = Wheel::tick_of(at_ms.min(self.now.mono_ms + LOOK_AGAIN_MS));
         let connection = &mut self.wires.slots[slot as usize];
         if connection.timer_tick == 0 || tick < connection.timer_tick {
             connection.timer_tick = tick;
@@ -714,7 +797,7 @@ impl Shard {
 
     /// Makes sure that the wheel looks at a session not later than `at_ms`.
     pub(crate) fn session_deadline(&mut self, session: u32, at_ms: u64) {
-        let tick = Wheel::tick_of(at_ms);
+        let tick = Wheel::tick_of(at_ms.min(self.now.mono_ms + LOOK_AGAIN_MS));
         let slot = &mut self.sessions.slots[session as usize];
         if slot.timer_tick == 0 || tick < slot.timer_tick {
             slot.timer_tick = tick;
@@ -731,6 +814,9 @@ impl Shard {
     }
 }
 
+/// An entry of the wheel is no further away than this (ms). An earlier one does not take a later one out, so a slot
+/// that is used again and again would gather entries without end.
+const LOOK_AGAIN_MS: u64 = 10 * 60 * 1000;
 /// How often retained messages are looked through for expired ones (ms).
 const SWEEP_MS: u64 = 1000;
 /// How many are looked at each time.
@@ -739,18 +825,12 @@ const SWEEP_ENTRIES: usize = 2000;
 const PUMP_MAX: usize = 256;
 
 /// Both clocks, once per turn.
-fn clocks() -> (Now, u64) {
-    let mono = clock_gettime(ClockId::Boottime);
-    let wall = clock_gettime(ClockId::Realtime);
-    let ns = |time: Timespec| time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
-    let (mono_ns, wall_ns) = (ns(mono), ns(wall));
-    (
-        Now {
-            mono_ms: mono_ns / 1_000_000,
-            wall_ms: wall_ns / 1_000_000,
-        },
-        wall_ns,
-    )
+fn clocks() -> Now {
+    let ms = |time: Timespec| time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000;
+    Now {
+        mono_ms: ms(clock_gettime(ClockId::Boottime)),
+        wall_ms: ms(clock_gettime(ClockId::Realtime)),
+    }
 }
 
 const _: () = assert!(TICK_MS <= ACCEPT_PAUSE_MS);

@@ -10,6 +10,7 @@ use corqtt_codec::{
 use corqtt_port::auth::{Verdict, Wish};
 use corqtt_port::events::Event;
 use corqtt_port::store::Op;
+use corqtt_session::AckKey;
 use corqtt_topics::{ClientKey, Subscription};
 use smallvec::SmallVec;
 
@@ -155,9 +156,9 @@ impl Shard {
                     .collect(),
             });
         }
-        self.acknowledge_subscription(slot, subscribe.packet_id, false, &codes);
+        let key = self.acknowledge_subscription(slot, subscribe.packet_id, false, &codes);
         for (filter, sub) in retained {
-            self.send_retained(slot, filter, sub);
+            self.send_retained(slot, filter, sub, key);
         }
     }
 
@@ -214,7 +215,7 @@ impl Shard {
         id: corqtt_codec::PacketId,
         unsubscribe: bool,
         codes: &[u8],
-    ) {
+    ) -> Option<AckKey> {
         let session = self.wires.slots[slot as usize].session;
         let state = &mut self.sessions.slots[session as usize];
         let stored = self.records && state.session.is_persistent() && !self.ops.is_empty();
@@ -237,6 +238,7 @@ impl Shard {
             };
             self.await_answers(&routed, waiter);
         }
+        key
     }
 
     pub(crate) fn handle_unsubscribe(&mut self, slot: u32, unsubscribe: &Unsubscribe<'_>) {
@@ -251,6 +253,9 @@ impl Shard {
             let existed = self
                 .topics
                 .unsubscribe(ClientKey(session), filter, &mut self.changes);
+            if !filter.is_shared() {
+                self.stop_retained(slot, filter.filter());
+            }
             let state = &self.sessions.slots[session as usize].session;
             if existed && self.records && state.is_persistent() {
                 self.ops.push(Op::Unsubscribed {

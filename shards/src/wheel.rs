@@ -57,12 +57,13 @@ impl Wheel {
     }
 
     fn place(&self, tick: u64) -> (usize, usize) {
-        let ahead = tick - self.now;
         for level in 0..LEVELS {
             let shift = 6 * level as u32;
-            // one slot less than a turn: the current slot of a level is already emptied into the one below
-            if ahead < (SLOTS - 1) << shift || level == LEVELS - 1 {
-                let at = tick.min(self.now + ((SLOTS - 2) << shift)) >> shift;
+            let here = self.now >> shift;
+            // the current slot of a level is already emptied into the one below: an entry for it belongs there
+            let ahead = (tick >> shift) - here;
+            if ahead < SLOTS || level == LEVELS - 1 {
+                let at = here + ahead.min(SLOTS - 1);
                 return (level, (at % SLOTS) as usize);
             }
         }
@@ -73,13 +74,15 @@ impl Wheel {
     pub(crate) fn advance(&mut self, now_ms: u64, due: &mut Vec<Timer>) {
         let target = now_ms / TICK_MS;
         while self.now < target {
-            if self.occupied == [0; LEVELS] {
+            // no slot is due before it: a pause of hours costs no more than what was missed in it
+            let next = self.next_tick().unwrap_or(u64::MAX);
+            if next > target {
                 self.now = target;
                 return;
             }
-            self.now += 1;
+            self.now = next;
             for level in (1..LEVELS).rev() {
-                if self.now % (1 << (6 * level)) == 0 {
+                if self.now.is_multiple_of(1 << (6 * level)) {
                     self.cascade(level);
                 }
             }
@@ -121,6 +124,11 @@ impl Wheel {
 
     /// When to look again, milliseconds: not later than the first entry is due.
     pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.next_tick().map(|tick| tick * TICK_MS)
+    }
+
+    /// The first tick at which a slot is to be emptied.
+    fn next_tick(&self) -> Option<u64> {
         let mut next: Option<u64> = None;
         for (level, occupied) in self.occupied.iter().enumerate() {
             if *occupied == 0 {
@@ -136,7 +144,7 @@ impl Wheel {
             let tick = (here + ahead) << shift;
             next = Some(next.map_or(tick, |next| next.min(tick)));
         }
-        next.map(|tick| tick * TICK_MS)
+        next
     }
 }
 
@@ -177,6 +185,21 @@ mod tests {
             fired.append(&mut now);
         }
         assert_eq!(fired, expected);
+    }
+
+    #[test]
+    fn an_entry_at_the_edge_of_a_level_fires_on_time() {
+        for start in (0..200).chain(4_000..4_200).chain(262_080..262_208) {
+            for ahead in [62, 63, 64, 65, 4_031, 4_032, 4_095, 4_096, 262_143, 262_144] {
+                let mut wheel = Wheel::new(start * TICK_MS);
+                wheel.insert(start + ahead, Timer::Session(1));
+                let mut due = Vec::new();
+                wheel.advance((start + ahead - 1) * TICK_MS, &mut due);
+                assert_eq!(due, [], "{start} {ahead}");
+                wheel.advance((start + ahead) * TICK_MS, &mut due);
+                assert_eq!(due, [Timer::Session(1)], "{start} {ahead}");
+            }
+        }
     }
 
     #[test]

@@ -60,8 +60,12 @@ pub(crate) struct Connection {
     pub(crate) asking: bool,
     /// Decoding waits for a large fan-out of its last message.
     pub(crate) fanning_out: bool,
+    /// Decoding waits until acknowledgements leave the session, or output the socket.
+    pub(crate) paused: bool,
+    /// In the list of those that are to be closed.
+    pub(crate) closing: bool,
     /// Subscriptions of it that still get retained pages.
-    pub(crate) paging: u16,
+    pub(crate) paging: u32,
     pub(crate) listener: u16,
     /// Seconds; 0: none.
     pub(crate) keep_alive_secs: u16,
@@ -91,6 +95,7 @@ pub(crate) enum Flushed {
 pub(crate) struct Wires {
     pub(crate) slots: Vec<Connection>,
     free: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "the boxes themselves are used again")]
     pool: Vec<Box<Output>>,
     /// Slots with output that was not offered to the kernel yet.
     pub(crate) dirty: Vec<u32>,
@@ -124,6 +129,8 @@ impl Wires {
             write_blocked: false,
             asking: false,
             fanning_out: false,
+            paused: false,
+            closing: false,
             paging: 0,
             listener,
             keep_alive_secs: 0,
@@ -242,6 +249,14 @@ impl Wires {
             self.give_back(out);
         }
         Flushed::All
+    }
+
+    /// Nothing more will be written. Bytes that still come are read and thrown away: closing now could take the
+    /// goodbye back (RST).
+    pub(crate) fn end_output(&self, slot: u32) {
+        if let Some(fd) = &self.slots[slot as usize].fd {
+            let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+        }
     }
 
     /// All slots in use.

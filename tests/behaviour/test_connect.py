@@ -147,8 +147,8 @@ def test_a_thousand_clients(mqtt):
     for client in clients:
         client.start_connect()
     mqtt.loop.until(lambda: all(client.connack for client in clients), "1000 CONNACKs", 30)
-    for index, client in enumerate(clients):
-        assert client.subscribe((mqtt.topic(str(index)), 1)) == [1]
+    asked = [client.start_subscribe((mqtt.topic(str(index)), 1)) for index, client in enumerate(clients)]
+    assert all(client.granted(mid) == [1] for client, mid in zip(clients, asked, strict=True))
     for index, client in enumerate(clients):
         client.send(mqtt.topic(str((index + 1) % count)), str(index).encode(), 1)
     mqtt.loop.until(lambda: all(client.inbox for client in clients), "a message at each", 30)

@@ -122,14 +122,6 @@ def test_first_level_wildcards_skip_dollar_topics(mqtt):
     assert f"$own/{name}" not in [each.topic for each in all_topics.fence(publisher, 0)]
 
 
-def test_sys_topics_are_readable(mqtt):
-    client = mqtt.connect()
-    client.subscribe("$SYS/broker/version")
-    message = client.receive()
-    assert message.retain
-    assert message.payload
-
-
 @pytest.mark.parametrize("qos", QOS)
 def test_publish_below_sys_reaches_nobody(mqtt, qos):
     """5.0 is told at QoS 1 and 2; older versions have no word for it and get their ack."""

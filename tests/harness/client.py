@@ -191,8 +191,15 @@ class Client:
         assert mid in self._answers, f"closed ({self.closed}) while waiting for {what}"
         return self._answers.pop(mid)
 
-    def subscribe(self, *filters, qos=0, no_local=False, as_published=False, handling=0, identifier=None):
-        """Answers the codes of SUBACK. Each filter is a string or a (filter, QoS) pair."""
+    def subscribe(self, *filters, **options):
+        """Answers the codes of SUBACK; for the arguments see `start_subscribe`."""
+        return self.granted(self.start_subscribe(*filters, **options))
+
+    def start_subscribe(self, *filters, qos=0, no_local=False, as_published=False, handling=0, identifier=None):
+        """Sends SUBSCRIBE and does not wait; answers the packet id.
+
+        Each filter is a string or a (filter, QoS) pair; what follows `qos` goes to 5.0 only.
+        """
         pairs = [each if isinstance(each, tuple) else (each, qos) for each in filters]
         if self.version == V5:
             options = [
@@ -202,7 +209,10 @@ class Client:
             _, mid = self.paho.subscribe(options, properties=properties(PacketTypes.SUBSCRIBE, named))
         else:
             _, mid = self.paho.subscribe(pairs)
-        return [code.value for code in self._answer(mid, f"SUBACK for {pairs}")[0]]
+        return mid
+
+    def granted(self, mid):
+        return [code.value for code in self._answer(mid, "SUBACK")[0]]
 
     def unsubscribe(self, *filters):
         """Answers the codes of UNSUBACK, which only 5.0 has."""

@@ -5,7 +5,7 @@ import collections
 import socket
 import struct
 
-from . import V5, V31, V311, Deadline, unique
+from . import V5, V31, Deadline, unique
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = range(1, 8)
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(8, 16)

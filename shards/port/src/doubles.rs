@@ -34,12 +34,12 @@ impl Dice {
     }
 }
 
-/// A sender that holds each message back for a random time; later ones may overtake earlier ones.
+/// A sender that holds each message back for a random time; later ones may overtake earlier ones unless `in_order`.
 ///
 /// # Panics
 /// If no thread can be started.
 #[must_use]
-pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64) -> Sender<T> {
+pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64, in_order: bool) -> Sender<T> {
     struct Late<T>(Reverse<Instant>, T);
     impl<T> PartialEq for Late<T> {
         fn eq(&self, other: &Self) -> bool {
@@ -63,6 +63,7 @@ pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64) -> Sender<T> {
         let mut dice = Dice::new(seed);
         let mut waiting = BinaryHeap::<Late<T>>::new();
         let mut batch = Vec::new();
+        let mut last = Instant::now();
         loop {
             let next = waiting
                 .peek()
@@ -71,7 +72,12 @@ pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64) -> Sender<T> {
             let now = Instant::now();
             for message in batch.drain(..) {
                 let micros = dice.roll() % DELAY_MAX.as_micros() as u64;
-                waiting.push(Late(Reverse(now + Duration::from_micros(micros)), message));
+                let mut due = now + Duration::from_micros(micros);
+                if in_order {
+                    due = due.max(last + Duration::from_nanos(1));
+                    last = due;
+                }
+                waiting.push(Late(Reverse(due), message));
             }
             while waiting.peek().is_some_and(|late| late.0.0 <= now) {
                 if let Some(late) = waiting.pop() {

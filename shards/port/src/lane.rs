@@ -149,24 +149,26 @@ impl<T> Receiver<T> {
         let Waker::Condvar(condvar) = &self.0.waker else {
             return self.drain(into);
         };
-        let mut inbox = self.0.inbox();
-        if inbox.is_empty() {
-            // under the lock: a push that comes now sees it
-            self.0.armed.store(true, Ordering::SeqCst);
-            let waiting = |inbox: &mut Vec<T>| inbox.is_empty();
-            inbox = match deadline {
-                Some(limit) => {
-                    condvar
-                        .wait_timeout_while(inbox, limit, waiting)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-                None => condvar
-                    .wait_while(inbox, waiting)
-                    .unwrap_or_else(PoisonError::into_inner),
-            };
-            self.0.armed.store(false, Ordering::SeqCst);
-        }
+        // under the lock: a push that comes now sees it. Armed anew after each wake-up, since the late wake-up of a
+        // push that was taken before has disarmed it.
+        let waiting = |inbox: &mut Vec<T>| {
+            let empty = inbox.is_empty();
+            self.0.armed.store(empty, Ordering::SeqCst);
+            empty
+        };
+        let inbox = self.0.inbox();
+        let mut inbox = match deadline {
+            Some(limit) => {
+                condvar
+                    .wait_timeout_while(inbox, limit, waiting)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+            None => condvar
+                .wait_while(inbox, waiting)
+                .unwrap_or_else(PoisonError::into_inner),
+        };
+        self.0.armed.store(false, Ordering::SeqCst);
         into.append(&mut inbox);
     }
 }
@@ -225,6 +227,26 @@ mod tests {
         threads
             .into_iter()
             .for_each(|thread| thread.join().expect("a sender"));
+    }
+
+    #[test]
+    fn a_late_wake_up_does_not_hide_the_next_push() {
+        let (sender, receiver) = blocking();
+        let waiter = std::thread::spawn(move || {
+            let mut batch = Vec::new();
+            receiver.wait(&mut batch, None);
+            batch
+        });
+        // a push that was taken already wakes once the receiver waits again
+        while !sender.0.armed.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        sender.0.wake();
+        while !sender.0.armed.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        sender.push(7);
+        assert_eq!(waiter.join().expect("the waiter"), [7]);
     }
 
     #[test]

@@ -102,14 +102,16 @@ impl Batch {
     }
 }
 
-/// Shard to shard, receiver to sender of [`Batch`]: all items up to this one are done and kept. Cumulative, so a
-/// later mark makes up for one that is late.
-#[derive(Clone, Copy, Debug)]
+/// Shard to shard, receiver to sender of [`Batch`]: all items up to this one are done and kept, but for those that a
+/// full queue refused. In order: a later mark says nothing of what an earlier one refused.
+#[derive(Clone, Debug)]
 pub struct Mark {
     /// Who marks.
     pub from: ShardId,
     /// Highest item number done.
     pub upto: u64,
+    /// Items since the last mark whose publishers are to be told 0x97.
+    pub refused: Vec<u64>,
 }
 
 /// Shard to shard: the next page of retained messages for a new subscription. Bounded: one outstanding per

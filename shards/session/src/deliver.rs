@@ -286,6 +286,11 @@ impl Queued {
         })
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn message(&self) -> &Message {
+        &self.message
+    }
+
     pub(crate) fn is_shared(&self) -> bool {
         self.extra
             .as_ref()

@@ -116,6 +116,8 @@ struct PublishAck {
     packet_type: u8,
     id: PacketId,
     reason: ReasonCode,
+    /// It ends an exchange that counts against our Receive Maximum.
+    counts: bool,
 }
 
 #[derive(Debug)]
@@ -165,8 +167,11 @@ impl Session {
         let Some(id) = publish.packet_id else {
             return Ok(Inbound::Route(topic));
         };
-        // [MQTT5-3.3.4-7]
-        let full = self.received_unacked >= limits.receive_maximum && self.version.is_v5();
+        // [MQTT5-3.3.4-7] A client that counts as section 4.9 says takes a PUBCOMP for the PUBREL of an earlier connection
+        // for a place: it gets that much more, but no more than twice our Receive Maximum.
+        let maximum = limits.receive_maximum;
+        let places = maximum.saturating_add(self.received_credit.min(maximum));
+        let full = self.received_unacked >= places && self.version.is_v5();
         let mut inbound = Inbound::Route(topic);
         if publish.qos == QoS::ExactlyOnce
             && let Some(received) = self.inbound.get_mut(id)
@@ -250,6 +255,7 @@ impl Session {
                 packet_type,
                 id,
                 reason,
+                counts: packet_type == PUBACK,
             },
             owed,
             out,
@@ -263,6 +269,7 @@ impl Session {
                 packet_type: PUBREC,
                 id,
                 reason: ReasonCode::SUCCESS,
+                counts: false,
             },
             0,
             out,
@@ -273,15 +280,16 @@ impl Session {
     /// `[MQTT-4.3.3-2] [MQTT5-4.3.3-11] [MQTT5-4.3.3-12]`.
     #[inline]
     pub fn handle_pubrel(&mut self, id: PacketId, out: &mut Output) {
-        let reason = match self.inbound.remove(id) {
-            Some(_) => ReasonCode::SUCCESS,
-            None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        let (reason, counts) = match self.inbound.remove(id) {
+            Some(received) => (ReasonCode::SUCCESS, received.counted),
+            None => (ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, false),
         };
         self.push_ack(
             PublishAck {
                 packet_type: PUBCOMP,
                 id,
                 reason,
+                counts,
             },
             0,
             out,
@@ -311,10 +319,12 @@ impl Session {
 
     #[inline]
     fn write_ack(&mut self, ack: PublishAck, out: &mut Output) {
-        // The mirror of the client's send quota (section 4.9 of 5.0): it grows with every PUBACK and PUBCOMP, also that
-        // for the PUBREL of an earlier connection, and with a PUBREC that has an error, but never above its maximum.
-        if ack.packet_type != PUBREC || (ack.reason.is_error() && self.version.is_v5()) {
+        // section 4.9 of 5.0: until PUBACK, PUBCOMP, or a PUBREC with an error
+        let is_refusal = ack.packet_type == PUBREC && ack.reason.is_error() && self.version.is_v5();
+        if ack.counts || is_refusal {
             self.received_unacked = self.received_unacked.saturating_sub(1);
+        } else if ack.packet_type == PUBCOMP {
+            self.received_credit = self.received_credit.saturating_add(1);
         }
         encode_ack(
             ack.packet_type,
@@ -359,6 +369,18 @@ impl Session {
             sequence,
             subscription: true,
         })
+    }
+
+    /// The acknowledgement has left, or its connection is gone.
+    #[must_use]
+    pub fn has_left(&self, key: AckKey) -> bool {
+        let first = match (&self.acks.subscriptions, key.subscription) {
+            (Some(acks), true) => acks.first,
+            (None, true) => return true,
+            (_, false) => self.acks.first,
+        };
+        // sequence numbers wrap; fewer than half of them are ever waiting
+        (key.sequence.wrapping_sub(first) as i32) < 0
     }
 
     /// An answer came for a waiting acknowledgement; `error` replaces its reason. What may leave now is written to

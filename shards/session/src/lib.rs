@@ -18,10 +18,15 @@
 
 mod alias;
 mod deliver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod output;
 mod packet_ids;
 mod session;
+#[cfg(test)]
+mod tests;
 mod will;
 
 pub use deliver::{Delivered, DropReason, Drops, Frame, Grant, Outgoing, Unsent};

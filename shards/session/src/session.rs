@@ -62,6 +62,8 @@ pub struct Session {
     // client to broker
     /// QoS 1 and 2 messages that this connection sent and that are not answered to the end.
     pub(crate) received_unacked: u16,
+    /// PUBCOMP packets of this connection for exchanges that do not count.
+    pub(crate) received_credit: u16,
     pub(crate) inbound: PacketIds<Received>,
     pub(crate) acks: AckRing,
 
@@ -122,6 +124,7 @@ impl Session {
             queue: VecDeque::new(),
             queue_bytes: 0,
             received_unacked: 0,
+            received_credit: 0,
             inbound: PacketIds::default(),
             acks: AckRing::default(),
             will: None,
@@ -238,15 +241,27 @@ impl Session {
         self.session_expiry_secs = opening.session_expiry_secs;
         // what only 5.0 has is at its default before
         let is_v5 = opening.version.is_v5();
-        self.receive_maximum = if is_v5 { opening.receive_maximum } else { u16::MAX };
-        self.packet_bytes_max = if is_v5 { opening.packet_bytes_max } else { u32::MAX };
-        self.topic_alias_maximum = if is_v5 { opening.topic_alias_maximum } else { 0 };
+        self.receive_maximum = if is_v5 {
+            opening.receive_maximum
+        } else {
+            u16::MAX
+        };
+        self.packet_bytes_max = if is_v5 {
+            opening.packet_bytes_max
+        } else {
+            u32::MAX
+        };
+        self.topic_alias_maximum = if is_v5 {
+            opening.topic_alias_maximum
+        } else {
+            0
+        };
         self.problem_information = opening.problem_information;
         self.will = opening.will;
         self.expires_at_ms = None;
         self.will_at_ms = None;
-        self.unacked = 0;
         self.received_unacked = 0;
+        self.received_credit = 0;
         // [MQTT5-3.3.4-7] [MQTT5-3.3.4-9] both counts are of one connection (section 4.9)
         for (_, received) in self.inbound.iter_mut() {
             received.counted = false;
@@ -264,6 +279,7 @@ impl Session {
         self.inbound_aliases = None;
         self.outbound_aliases = None;
         self.resend = 0;
+        self.unacked = 0;
         self.acks.mute();
         if !keep_will {
             self.will = None;
