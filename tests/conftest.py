@@ -20,6 +20,19 @@ def broker():
     spawned.stop()
 
 
+@pytest.fixture(scope="session")
+def roomy():
+    """A broker that takes packets up to 16 MiB."""
+    if (found := brokers.external()) is not None:
+        yield found
+        return
+    spawned = brokers.SpawnedBroker(
+        conf="mqtt:\n  options:\n    capabilities:\n      maximum-packet-size: 16777216\n"
+    )
+    yield spawned
+    spawned.stop()
+
+
 @pytest.fixture
 def spawn():
     """Starts brokers with settings of the test's own: spawn(conf=YAML, shards=4)."""

@@ -146,7 +146,8 @@ impl Shard {
             self.decode_and_carry(slot, &whole, Some(&whole));
             // unless it moved to another shard
             if self.wires.slots[slot as usize].stage != Stage::Free
-                && self.wires.slots[slot as usize].readable {
+                && self.wires.slots[slot as usize].readable
+            {
                 self.make_ready(slot);
             }
         } else {

@@ -274,13 +274,7 @@ impl Shard {
     }
 
     /// The message of a PUBLISH went where it should: acknowledge it, now or when the answers are in.
-    fn acknowledge(
-        &mut self,
-        slot: u32,
-        qos: QoS,
-        id: Option<PacketId>,
-        routed: &Routed,
-    ) {
+    fn acknowledge(&mut self, slot: u32, qos: QoS, id: Option<PacketId>, routed: &Routed) {
         if qos == QoS::AtMostOnce {
             return;
         }
@@ -294,9 +288,8 @@ impl Shard {
                 "a message for a session whose queue is full",
             );
         }
-        let owed = routed.owed.len() as u16
-            + u16::from(routed.stored)
-            + u16::from(routed.continues);
+        let owed =
+            routed.owed.len() as u16 + u16::from(routed.stored) + u16::from(routed.continues);
         let out = self.wires.output(slot);
         let state = &mut self.sessions.slots[session as usize];
         let key = state

@@ -58,14 +58,13 @@ impl Shard {
         });
     }
 
-    /// Pages for a filter that is no longer subscribed to, or anew, end `[MQTT-3.10.4-2]`.
+    /// Pages for a filter that is no longer subscribed to, or anew, end `[MQTT-3.10.4-2] [MQTT5-3.10.4-2]`.
     pub(crate) fn stop_retained(&mut self, slot: u32, filter: &str) {
         if self.wires.slots[slot as usize].paging == 0 {
             return;
         }
-        let stopped = |paging: &Paging| {
-            paging.key.connection.slot == slot && &*paging.filter == filter
-        };
+        let stopped =
+            |paging: &Paging| paging.key.connection.slot == slot && &*paging.filter == filter;
         if let Some(index) = self.pagings.iter().position(stopped) {
             self.end_paging(index);
         }

@@ -57,6 +57,20 @@ def test_connack_states_the_limits(broker, wire):
     assert "maximum_qos" not in connack.properties, "[MQTT5-3.2.2-9] 2 is never sent"
 
 
+@pytest.mark.parametrize("asked", [None, 0, 1], ids=["unsaid", "0", "1"])
+def test_response_information_is_the_brokers_to_give(wire, asked):
+    """[MQTT5-3.1.2-28]: never unasked; whoever asks is connected, with it or without."""
+    client = wire(V5)
+    block = properties() if asked is None else properties(request_response_information=asked)
+    connack = client.connect(block=block)
+    if asked != 1:
+        assert "response_information" not in connack.properties
+    topic = unique("t/")
+    client.subscribe(topic, 1)
+    client.publish(topic, b"x")
+    assert client.expect_message().payload == b"x"
+
+
 def test_keep_alive_above_the_maximum_is_answered_with_the_servers(spawn, wire):
     """[MQTT5-3.2.2-21]"""
     own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      maximum-keepalive: 10\n")

@@ -4,7 +4,6 @@
 import pytest
 
 from harness import V5, V31, V311, VERSION_NAMES, VERSIONS
-from harness.broker import SpawnedBroker, external
 from harness.client import World
 
 QOS = (0, 1, 2)
@@ -198,19 +197,6 @@ def test_ten_thousand_topics(mqtt):
         of_one = [number for number in got if number % len(publishers) == index]
         assert of_one == sorted(of_one)
     assert sorted(int(each.payload) for each in wide.receive(100)) == list(range(42, count, 100))
-
-
-@pytest.fixture(scope="module")
-def roomy():
-    """A broker that takes packets up to 16 MiB."""
-    if (found := external()) is not None:
-        yield found
-        return
-    spawned = SpawnedBroker(
-        conf="mqtt:\n  options:\n    capabilities:\n      maximum-packet-size: 16777216\n"
-    )
-    yield spawned
-    spawned.stop()
 
 
 @pytest.mark.parametrize("mebibytes", [1, 10])

@@ -17,15 +17,9 @@ from harness.wire import (
     PUBREL,
     ack,
     connect,
-    properties,
+    persistent,
     publish,
 )
-
-
-def persistent(version, expiry=600):
-    """CONNECT settings of a session that outlives its connection."""
-    return {"clean": False, "block": properties(session_expiry=expiry) if version == V5 else None}
-
 
 # what a session keeps
 

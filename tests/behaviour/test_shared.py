@@ -4,7 +4,7 @@
 import pytest
 
 from harness import V5, unique
-from harness.wire import properties
+from harness.wire import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, ack, disconnect, persistent, properties
 
 
 def shared(mqtt, group="g", *levels):
@@ -108,6 +108,151 @@ def test_unacked_messages_go_to_another_member(broker, wire, mqtt, version):
     lazy.close()
     assert sorted(int(each.payload) for each in heir.receive(20)) == list(range(20))
     assert heir.fence(publisher) == []
+
+
+# how far a delivery at QoS 2 has come when its member goes
+STARTED = ("published", "released")
+
+
+def start_delivery(member, publisher, topic, version, step, **session):
+    """Connects the group's only member and begins a delivery at QoS 2 to it; answers the PUBLISH."""
+    member.connect(**session)
+    member.subscribe(f"$share/g/{topic}", 2)
+    publisher.publish(topic, b"begun", 2)
+    begun = member.expect_message(acknowledge=False)
+    assert (begun.payload, begun.qos) == (b"begun", 2)
+    if step == "released":
+        member.send(ack(PUBREC, begun.pid))
+        assert member.expect(PUBREL).pid == begun.pid
+    return begun
+
+
+@pytest.mark.parametrize("step", STARTED)
+def test_started_qos2_is_completed_with_its_member(wire, mqtt, version, step):
+    """[MQTT5-4.8.2-4]: no other member gets it while its own is away, nor afterwards."""
+    topic, client_id = mqtt.topic(), unique("w")
+    publisher, member = mqtt.connect(), wire(version)
+    begun = start_delivery(member, publisher, topic, version, step, client_id=client_id, **persistent(version))
+    others = [mqtt.connect() for _ in range(3)]
+    for other in others:
+        other.subscribe(f"$share/g/{topic}", qos=2)
+    member.send(disconnect(version))
+    member.expect_closed()
+    for _ in others:
+        publisher.publish(topic, b"meanwhile", 2)
+    meanwhile = [each.payload for other in others for each in other.fence(publisher)]
+    assert meanwhile == [b"meanwhile"] * 3, "the others are served, and not with what was begun"
+
+    again = wire(version)
+    assert again.connect(client_id, **persistent(version)).resumed
+    if step == "published":
+        repeated = again.expect(PUBLISH)
+        assert (repeated.payload, repeated.pid, repeated.dup) == (b"begun", begun.pid, True)
+        again.send(ack(PUBREC, begun.pid))
+    assert again.expect(PUBREL).pid == begun.pid
+    again.send(ack(PUBCOMP, begun.pid))
+    again.expect_alive()
+    # by way of the member's own shard, which would have been the one to pass it on
+    assert [other.fence(again) for other in others] == [[], [], []]
+
+
+@pytest.mark.parametrize("step", STARTED)
+def test_started_qos2_ends_with_its_members_session(wire, mqtt, version, step):
+    """[MQTT5-4.8.2-5]: it goes to nobody else."""
+    topic, client_id = mqtt.topic(), unique("w")
+    publisher, member = mqtt.connect(), wire(version)
+    start_delivery(member, publisher, topic, version, step, client_id=client_id)
+    others = [mqtt.connect() for _ in range(3)]
+    for other in others:
+        other.subscribe(f"$share/g/{topic}", qos=2)
+    member.close()
+    # whoever connects with the id comes after the session's end, and to the shard that would have passed it on
+    successor = mqtt.connect(client_id)
+    assert [other.fence(successor) for other in others] == [[], [], []]
+    assert successor.fence(publisher) == []
+
+
+@pytest.mark.parametrize("ending", ["dropped", "disconnected", "expired", "cleaned"])
+def test_unacked_qos1_goes_on_when_its_members_session_ends(wire, mqtt, version, ending):
+    """While the session lasts, it stays with its member; then it is new to another one, once."""
+    if ending == "expired" and version != V5:
+        pytest.skip("only 5.0 ends a session so")
+    topic, client_id = mqtt.topic(), unique("w")
+    publisher, member = mqtt.connect(), wire(version)
+    kept = ending in ("expired", "cleaned")
+    member.connect(client_id, **(persistent(version) if kept else {}))
+    member.subscribe(f"$share/g/{topic}", 1)
+    publisher.publish(topic, b"x", 1)
+    member.expect_message(acknowledge=False)
+    others = [mqtt.connect() for _ in range(3)]
+    for other in others:
+        other.subscribe(f"$share/g/{topic}", qos=1)
+    if ending == "expired":
+        member.send(disconnect(version, 0, properties(session_expiry=0)))
+    elif ending != "dropped":
+        member.send(disconnect(version))
+    if ending != "dropped":
+        member.expect_closed()
+    member.close()
+    if ending == "cleaned":
+        assert [other.fence(publisher) for other in others] == [[], [], []]
+    # whoever connects with the id comes after the session's end, and to the shard that passes the message on
+    successor = mqtt.connect(client_id)
+    got = [each for other in others for each in other.fence(successor)]
+    assert [(each.payload, each.qos, each.dup) for each in got] == [(b"x", 1, False)]
+    assert successor.fence(publisher) == []
+
+
+def test_unacked_qos1_comes_again_to_its_member(wire, mqtt, version):
+    """A member that is only away keeps what was sent to it."""
+    topic, client_id = mqtt.topic(), unique("w")
+    publisher, member, other = mqtt.connect(), wire(version), mqtt.connect()
+    member.connect(client_id, **persistent(version))
+    member.subscribe(f"$share/g/{topic}", 1)
+    publisher.publish(topic, b"x", 1)
+    first = member.expect_message(acknowledge=False)
+    other.subscribe(f"$share/g/{topic}", qos=1)
+    member.close()
+    again = wire(version)
+    assert again.connect(client_id, **persistent(version)).resumed
+    second = again.expect(PUBLISH)
+    assert (second.payload, second.pid, second.dup) == (b"x", first.pid, True)
+    again.send(ack(PUBACK, second.pid))
+    again.expect_alive()
+    assert other.fence(again) == []
+
+
+def test_a_thousand_messages_in_turn(mqtt):
+    """Forty members, so that each of a few shards has some: each message once, each member as many of each publisher."""
+    members, publishers = [mqtt.connect() for _ in range(40)], [mqtt.connect() for _ in range(5)]
+    for member in members:
+        member.subscribe(shared(mqtt), qos=1)
+    each_sends = 1000 // len(publishers)
+    for index, publisher in enumerate(publishers):
+        numbers = range(index * each_sends, (index + 1) * each_sends)
+        for number in numbers:
+            publisher.send(mqtt.topic(), str(number).encode(), 1)
+        # one publisher after the other: the turn is a shard's, and publishers that share it would mix
+        got = [[int(each.payload) for each in member.fence(publisher)] for member in members]
+        assert sorted(number for each in got for number in each) == list(numbers)
+        assert {len(each) for each in got} == {each_sends // len(members)}
+
+
+def test_publishers_at_once_load_the_members_equally(mqtt):
+    """Whatever order their messages come in: each message once, each member as many."""
+    members, publishers = [mqtt.connect() for _ in range(40)], [mqtt.connect() for _ in range(5)]
+    for member in members:
+        member.subscribe(shared(mqtt), qos=1)
+    for number in range(1000):
+        publishers[number % len(publishers)].send(mqtt.topic(), str(number).encode(), 1)
+    mqtt.loop.until(
+        lambda: sum(len(member.inbox) for member in members) >= 1000, "a thousand messages at forty members"
+    )
+    got = [
+        [int(each.payload) for publisher in publishers for each in member.fence(publisher)] for member in members
+    ]
+    assert sorted(number for each in got for number in each) == list(range(1000))
+    assert {len(each) for each in got} == {1000 // len(members)}
 
 
 def test_sleeping_members_get_nothing_while_others_are_awake(mqtt):

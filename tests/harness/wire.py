@@ -131,6 +131,11 @@ def connect(
     return packet(CONNECT, 0, head + payload + rest)
 
 
+def persistent(version, expiry=600):
+    """CONNECT settings of a session that outlives its connection."""
+    return {"clean": False, "block": properties(session_expiry=expiry) if version == V5 else None}
+
+
 def publish(version, topic, payload=b"", *, qos=0, retain=False, dup=False, pid=None, block=None):
     body = utf8(topic)
     if pid is not None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """mosquitto_pub and mosquitto_sub, the two clients that everybody has at hand."""
 
+import contextlib
+import hashlib
+import os
 import select
 import shutil
 import subprocess
@@ -16,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def clients(broker, version):
+@contextlib.contextmanager
+def programs(broker, version):
     """Runs the two programs in one version; what still runs at the end is killed."""
     running = []
 
@@ -50,12 +53,26 @@ def clients(broker, version):
                     return process
                 assert line, "mosquitto_sub ended before it was subscribed"
 
-    yield Clients()
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
+    try:
+        yield Clients()
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture
+def clients(broker, version):
+    with programs(broker, version) as made:
+        yield made
+
+
+@pytest.fixture
+def roomy_clients(roomy, version):
+    with programs(roomy, version) as made:
+        yield made
 
 
 def messages(process):
@@ -100,6 +117,20 @@ def test_file_of_half_a_megabyte(clients, tmp_path):
     process = clients.sub("-t", topic, "-q", "1", "-C", "1", "-F", "%x")
     clients.pub("-t", topic, "-q", "1", "-f", str(tmp_path / "payload"))
     assert bytes.fromhex(messages(process)[-1].decode()) == payload
+
+
+@pytest.mark.parametrize("mebibytes", [1, 10])
+@pytest.mark.parametrize("qos", ["0", "1", "2"])
+def test_large_files_both_ways(roomy_clients, tmp_path, qos, mebibytes):
+    """Whole files in, whole files out; without line ends, so that what comes out is one line."""
+    topic = unique("t/")
+    payload = os.urandom(mebibytes << 20).translate(bytes.maketrans(b"\r\n", b"--"))
+    (tmp_path / "payload").write_bytes(payload)
+    process = roomy_clients.sub("-t", topic, "-q", qos, "-C", "1", "-F", "%p")
+    roomy_clients.pub("-t", topic, "-q", qos, "-f", str(tmp_path / "payload"))
+    (got,) = messages(process)
+    assert len(got) == len(payload)
+    assert hashlib.sha256(got).digest() == hashlib.sha256(payload).digest()
 
 
 def test_session_waits(clients):

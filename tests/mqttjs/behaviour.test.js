@@ -2,24 +2,31 @@
 // What MQTT.js users rely on, in each version.
 
 import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 
 import { connect, startBroker, unique, VERSIONS } from './harness.js';
 
 let broker;
+// takes packets up to 16 MiB
+let roomy;
 const open = [];
 
 before(async () => {
   broker = await startBroker();
+  roomy = await startBroker('mqtt:\n  options:\n    capabilities:\n      maximum-packet-size: 16777216\n');
 });
 
 after(async () => {
   for (const client of open) client.end(true);
   await broker.stop();
+  await roomy.stop();
 });
 
-async function join(version, options = {}) {
-  const joined = await connect(broker, { ...version.options, ...options });
+const digest = (bytes) => createHash('sha256').update(bytes).digest('hex');
+
+async function join(version, options = {}, to = broker) {
+  const joined = await connect(to, { ...version.options, ...options });
   open.push(joined.client);
   return joined;
 }
@@ -140,6 +147,24 @@ for (const version of VERSIONS) {
       await client.publish(topic, payload, { qos: 1 });
       assert.ok((await client.receive(1))[0].payload.equals(payload));
     });
+
+    for (const qos of [0, 1, 2]) {
+      for (const mebibytes of [1, 10]) {
+        test(`${mebibytes} MiB both ways at QoS ${qos}`, async () => {
+          const topic = unique('t/');
+          const subscriber = await join(version, {}, roomy);
+          const publisher = await join(version, {}, roomy);
+          await subscriber.subscribe(topic, { qos });
+          // no block of it is like another, so that a misplaced one shows
+          const payload = randomBytes(mebibytes << 20);
+          await publisher.publish(topic, payload, { qos });
+          const [message] = await subscriber.receive(1);
+          assert.equal(message.packet.qos, qos);
+          assert.equal(message.payload.length, payload.length);
+          assert.equal(digest(message.payload), digest(payload));
+        });
+      }
+    }
   });
 }
 

@@ -3,7 +3,7 @@
 
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -28,8 +28,8 @@ export function within(promise, what, milliseconds = DEADLINE) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-// Starts the broker, or takes the one that CORQTT_TEST_ADDRESS names.
-export async function startBroker() {
+// Starts the broker with settings in YAML, if given, or takes the one that CORQTT_TEST_ADDRESS names.
+export async function startBroker(settings = null) {
   if (process.env.CORQTT_TEST_ADDRESS) {
     const [host, port] = process.env.CORQTT_TEST_ADDRESS.split(':');
     return { host, port: Number(port), stop: async () => {} };
@@ -37,11 +37,13 @@ export async function startBroker() {
   const directory = mkdtempSync(join(tmpdir(), 'corqtt-test-'));
   const shards = process.env.CORQTT_TEST_SHARDS ?? '1';
   const runtime = process.env.CORQTT_TEST_RUNTIME ?? 'auto';
-  const broker = spawn(
-    process.env.CORQTT_BIN,
-    ['--tcp=127.0.0.1:0', `--shards=${shards}`, `--runtime=${runtime}`, '--level=info'],
-    { cwd: directory, stdio: ['ignore', 'pipe', 'inherit'] },
-  );
+  const flags = ['--tcp=127.0.0.1:0', `--shards=${shards}`, `--runtime=${runtime}`, '--level=info'];
+  if (settings !== null) {
+    const path = join(directory, 'broker.yml');
+    writeFileSync(path, settings);
+    flags.push('--conf', path);
+  }
+  const broker = spawn(process.env.CORQTT_BIN, flags, { cwd: directory, stdio: ['ignore', 'pipe', 'inherit'] });
   const exited = new Promise((resolve) => broker.once('exit', (code) => resolve(code)));
   const port = await within(
     new Promise((resolve, reject) => {

@@ -4,6 +4,8 @@ package pahogo
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/url"
@@ -171,6 +173,34 @@ func TestLargePayload(t *testing.T) {
 		client.publish(topic, 2, false, payload)
 		if got := client.receive(); !bytes.Equal(got.Payload(), payload) {
 			t.Errorf("%d bytes came back of %d", len(got.Payload()), len(payload))
+		}
+	})
+}
+
+func TestMebibytesBothWays(t *testing.T) {
+	there := roomy(t)
+	eachVersion(t, func(t *testing.T, version uint) {
+		for _, mebibytes := range []int{1, 10} {
+			for qos := byte(0); qos <= 2; qos++ {
+				t.Run(fmt.Sprintf("%d MiB at QoS %d", mebibytes, qos), func(t *testing.T) {
+					topic := unique("t/")
+					// no block of it is like another, so that a misplaced one shows
+					payload := make([]byte, mebibytes<<20)
+					if _, err := rand.Read(payload); err != nil {
+						t.Fatal(err)
+					}
+					subscriber, publisher := connect(t, version, there), connect(t, version, there)
+					subscriber.subscribe(topic, qos)
+					publisher.publish(topic, qos, false, payload)
+					got := subscriber.receive()
+					if got.Qos() != qos {
+						t.Errorf("arrived at QoS %d", got.Qos())
+					}
+					if sha256.Sum256(got.Payload()) != sha256.Sum256(payload) {
+						t.Errorf("%d other bytes came back for %d", len(got.Payload()), len(payload))
+					}
+				})
+			}
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -24,6 +25,9 @@ const deadline = 20 * time.Second
 // address of the broker, for all tests of this run.
 var address string
 
+// settings of a broker that takes packets up to 16 MiB.
+const roomySettings = "mqtt:\n  options:\n    capabilities:\n      maximum-packet-size: 16777216\n"
+
 var attached = regexp.MustCompile(`attached listener address=(\S+:\d+) id=tcp protocol=tcp`)
 
 func TestMain(m *testing.M) {
@@ -31,11 +35,12 @@ func TestMain(m *testing.M) {
 		address = given
 		os.Exit(m.Run())
 	}
-	stop, err := startBroker()
+	started, stop, err := startBroker("")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	address = started
 	status := m.Run()
 	if err := stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,29 +49,38 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// startBroker returns when the broker has logged that it started; stop sends SIGTERM and wants status 0.
-func startBroker() (stop func() error, err error) {
+// startBroker starts a broker with settings in YAML, if any, and returns when it has logged that it started; stop sends
+// SIGTERM and wants status 0.
+func startBroker(settings string) (listening string, stop func() error, err error) {
 	directory, err := os.MkdirTemp("", "corqtt-test-")
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	broker := exec.Command(os.Getenv("CORQTT_BIN"), "--tcp=127.0.0.1:0", "--level=info",
-		"--shards="+setting("CORQTT_TEST_SHARDS", "1"), "--runtime="+setting("CORQTT_TEST_RUNTIME", "auto"))
+	flags := []string{"--tcp=127.0.0.1:0", "--level=info",
+		"--shards=" + setting("CORQTT_TEST_SHARDS", "1"), "--runtime=" + setting("CORQTT_TEST_RUNTIME", "auto")}
+	if settings != "" {
+		path := filepath.Join(directory, "broker.yml")
+		if err := os.WriteFile(path, []byte(settings), 0o600); err != nil {
+			return "", nil, err
+		}
+		flags = append(flags, "--conf", path)
+	}
+	broker := exec.Command(os.Getenv("CORQTT_BIN"), flags...)
 	broker.Dir = directory
 	broker.Stderr = os.Stderr
 	output, err := broker.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := broker.Start(); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	started, exited := make(chan struct{}), make(chan error, 1)
 	go func() {
 		lines := bufio.NewScanner(output)
 		for lines.Scan() {
 			if found := attached.FindStringSubmatch(lines.Text()); found != nil {
-				address = found[1]
+				listening = found[1]
 			}
 			if strings.Contains(lines.Text(), "server started") {
 				close(started)
@@ -77,12 +91,12 @@ func startBroker() (stop func() error, err error) {
 	select {
 	case <-started:
 	case err := <-exited:
-		return nil, fmt.Errorf("the broker exited at start: %v", err)
+		return "", nil, fmt.Errorf("the broker exited at start: %v", err)
 	case <-time.After(deadline):
 		_ = broker.Process.Kill()
-		return nil, fmt.Errorf("the broker did not start")
+		return "", nil, fmt.Errorf("the broker did not start")
 	}
-	return func() error {
+	return listening, func() error {
 		defer os.RemoveAll(directory)
 		if err := broker.Process.Signal(syscall.SIGTERM); err != nil {
 			return err
@@ -95,6 +109,28 @@ func startBroker() (stop func() error, err error) {
 			return fmt.Errorf("the broker did not exit after SIGTERM")
 		}
 	}, nil
+}
+
+// roomy is a broker for one test that takes packets up to 16 MiB: the option that leads a client to it.
+func roomy(t *testing.T) func(*mqtt.ClientOptions) {
+	t.Helper()
+	there := os.Getenv("CORQTT_TEST_ADDRESS")
+	if there == "" {
+		started, stop, err := startBroker(roomySettings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		})
+		there = started
+	}
+	return func(options *mqtt.ClientOptions) {
+		options.Servers = nil
+		options.AddBroker("tcp://" + there)
+	}
 }
 
 func setting(name, otherwise string) string {

@@ -196,9 +196,21 @@ impl World {
             }),
         };
         let is_v5 = version.is_v5();
-        self.receive_maximum = if is_v5 { opening.receive_maximum } else { u16::MAX };
-        self.packet_bytes_max = if is_v5 { opening.packet_bytes_max } else { u32::MAX };
-        self.topic_alias_maximum = if is_v5 { opening.topic_alias_maximum } else { 0 };
+        self.receive_maximum = if is_v5 {
+            opening.receive_maximum
+        } else {
+            u16::MAX
+        };
+        self.packet_bytes_max = if is_v5 {
+            opening.packet_bytes_max
+        } else {
+            u32::MAX
+        };
+        self.topic_alias_maximum = if is_v5 {
+            opening.topic_alias_maximum
+        } else {
+            0
+        };
         self.session.open(opening);
         assert_eq!(self.session.poll_deadline(), None);
     }
@@ -282,7 +294,11 @@ impl World {
     fn acknowledge(&mut self, input: &mut Input<'_>) {
         let id = input.id();
         let is_v5 = self.session.version().is_v5();
-        let reason = if is_v5 { input.reason() } else { ReasonCode::SUCCESS };
+        let reason = if is_v5 {
+            input.reason()
+        } else {
+            ReasonCode::SUCCESS
+        };
         let before = self.session.inflight_len();
         match input.below(3) {
             0 => {
@@ -312,7 +328,9 @@ impl World {
             dup: false,
             qos,
             retain: false,
-            topic: name.or((!is_v5).then_some("t")).map(TopicName::trusted),
+            topic: name
+                .or_else(|| (!is_v5).then_some("t"))
+                .map(TopicName::trusted),
             packet_id: (qos != QoS::AtMostOnce).then(|| input.id()),
             properties,
             payload: b"x",
@@ -330,13 +348,9 @@ impl World {
                 assert!(!topic.name().as_str().is_empty());
                 let owed = u16::from(input.below(3));
                 let reason = input.reason();
-                let key = self.session.acknowledge(
-                    qos,
-                    publish.packet_id,
-                    reason,
-                    owed,
-                    &mut self.out,
-                );
+                let key =
+                    self.session
+                        .acknowledge(qos, publish.packet_id, reason, owed, &mut self.out);
                 let Some(id) = publish.packet_id else {
                     return assert_eq!(key, None);
                 };
@@ -357,13 +371,9 @@ impl World {
         let id = input.id();
         let owed = u16::from(input.below(3));
         let unsubscribe = input.below(2) == 0;
-        let key = self.session.acknowledge_subscription(
-            id,
-            unsubscribe,
-            &[0],
-            owed,
-            &mut self.out,
-        );
+        let key = self
+            .session
+            .acknowledge_subscription(id, unsubscribe, &[0], owed, &mut self.out);
         let packet_type = if unsubscribe {
             packet_type::UNSUBACK
         } else {

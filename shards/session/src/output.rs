@@ -194,6 +194,35 @@ mod tests {
     }
 
     #[test]
+    fn written_bytes_are_dropped_though_the_output_is_never_empty() {
+        let mut output = Output::default();
+        let large = Bytes::from(vec![b'x'; SHARED_PAYLOAD_BYTES_MIN]);
+        let mut written = 0;
+        let mut queued = 0;
+        for round in 0..4_000_u32 {
+            output.bytes_mut().extend_from_slice(&[round as u8; 500]);
+            output.push_payload(Payload::shared(&large));
+            queued += 500 + large.len();
+            if round == 0 {
+                continue;
+            }
+            // always one packet behind
+            while queued - written > 500 + large.len() {
+                let mut slices = [IoSlice::new(&[]); 2];
+                output.slices(&mut slices);
+                let part = slices[0].len();
+                if part == 500 {
+                    assert_eq!(slices[0][0], (round - 1) as u8);
+                }
+                output.advance(part);
+                written += part;
+            }
+            assert_eq!(output.len(), queued - written);
+        }
+        assert!(output.capacity() < 4 * WRITTEN_BYTES_MAX);
+    }
+
+    #[test]
     fn small_payloads_are_copied_into_the_plain_run() {
         let mut output = Output::default();
         output.push_payload(Payload::borrowed(b"small"));

@@ -238,4 +238,62 @@ mod tests {
         assert_eq!(ids.remove(id(1)), Some('b'));
         assert_eq!(ids.remove(id(65_535)), Some('a'));
     }
+
+    #[test]
+    fn ids_out_of_line_are_found_among_many_by_their_index() {
+        // a linear search would take minutes here
+        let mut ids = PacketIds::default();
+        let scattered = |value: u32| id((value * 7_919 % 65_535 + 1) as u16);
+        for value in 0..65_535 {
+            ids.push(scattered(value), value);
+        }
+        assert_eq!(ids.len(), 65_535);
+        for value in (0..65_535).rev() {
+            assert_eq!(ids.get_mut(scattered(value)), Some(&mut value.clone()));
+            assert_eq!(ids.remove(scattered(value)), Some(value));
+            assert!(!ids.contains(scattered(value)));
+        }
+        assert_eq!(ids.slots(), 0);
+        assert!(ids.index.is_none());
+    }
+
+    #[test]
+    fn order_is_that_of_the_pushes_after_ids_came_again() {
+        let mut ids = PacketIds::default();
+        for value in [5, 6, 7, 2, 9] {
+            ids.push(id(value), value);
+        }
+        ids.remove(id(6));
+        ids.push(id(6), 60);
+        ids.remove(id(5));
+        ids.remove(id(2));
+        let order: Vec<_> = ids
+            .iter_mut()
+            .map(|(id, entry)| (id.value(), *entry))
+            .collect();
+        assert_eq!(order, [(7, 7), (9, 9), (6, 60)]);
+        assert_eq!(ids.remove(id(6)), Some(60));
+    }
+
+    #[test]
+    fn a_walk_from_the_back_survives_removals() {
+        let mut ids = PacketIds::default();
+        for value in 1..=5 {
+            ids.push(id(value), value);
+        }
+        ids.remove(id(5));
+        let mut left = ids.slots();
+        let mut walked = Vec::new();
+        while let Some((id, _)) = ids.oldest_of_last(&mut left) {
+            walked.push(id.value());
+            left -= 1;
+            match id.value() {
+                1 => drop(ids.remove(self::id(3))),
+                2 => drop((ids.remove(self::id(1)), ids.remove(self::id(2)))),
+                _ => {}
+            }
+        }
+        assert_eq!(walked, [1, 2, 4]);
+        assert_eq!(left, 0);
+    }
 }

@@ -39,6 +39,9 @@ fn read(packet: &[u8]) -> Read {
     }
 }
 
+/// Packet ids that the publisher uses: few, so that they come again soon.
+const SENDER_IDS: u16 = 9;
+
 /// A publisher: sends numbered messages, sends again what is open when it comes back.
 #[derive(Default)]
 struct Sender {
@@ -76,11 +79,11 @@ impl Sender {
             self.resend.pop_front();
             return Some(self.encode(id, number, twice, true, version));
         }
-        if self.quota == 0 {
+        if self.quota == 0 || self.open.len() >= usize::from(SENDER_IDS) {
             return None;
         }
         loop {
-            self.next_id = self.next_id % 9 + 1;
+            self.next_id = self.next_id % SENDER_IDS + 1;
             if self.open.iter().all(|(id, ..)| *id != self.next_id) {
                 break;
             }
@@ -92,9 +95,20 @@ impl Sender {
         Some(self.encode(id, number, twice, false, version))
     }
 
-    fn encode(&mut self, id: u16, number: u32, twice: bool, dup: bool, version: Version) -> Vec<u8> {
+    fn encode(
+        &mut self,
+        id: u16,
+        number: u32,
+        twice: bool,
+        dup: bool,
+        version: Version,
+    ) -> Vec<u8> {
         self.quota -= 1;
-        let due = if twice { &mut self.pubrecs } else { &mut self.pubacks };
+        let due = if twice {
+            &mut self.pubrecs
+        } else {
+            &mut self.pubacks
+        };
         due.push_back(id);
         let first = 0x30 | u8::from(dup) << 3 | if twice { 4 } else { 2 };
         let mut packet = vec![first, 0, 0, 1, b't', (id >> 8) as u8, id as u8];

@@ -10,10 +10,9 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 fn qos_0_is_not_acknowledged() {
     let mut bench = Bench::persistent(Version::V311);
     assert_eq!(bench.take(b"\x30\x04\x00\x01tx"), Ok(Some("t".into())));
-    let key =
-        bench
-            .session
-            .acknowledge(AtMostOnce, None, ReasonCode::SUCCESS, 3, &mut bench.out);
+    let key = bench
+        .session
+        .acknowledge(AtMostOnce, None, ReasonCode::SUCCESS, 3, &mut bench.out);
     assert_eq!(key, None);
     assert_eq!(bench.sent(), b"");
     assert_eq!(bench.session.received_unacked, 0);

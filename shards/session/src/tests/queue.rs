@@ -19,7 +19,9 @@ fn offline(queue_full: QueueFull, messages_max: usize, bytes_max: usize) -> Benc
 
 fn payloads(bench: &Bench) -> Vec<u8> {
     let queue = bench.session.queue.iter();
-    queue.flat_map(|queued| queued.message().payload.to_vec()).collect()
+    queue
+        .flat_map(|queued| queued.message().payload.to_vec())
+        .collect()
 }
 
 #[test]
@@ -156,7 +158,11 @@ fn at_the_end_qos_1_in_flight_goes_to_its_group_and_a_started_qos_2_ends() {
     for opening in [opening(Version::V5), clean(Version::V5)] {
         let mut bench = Bench::open(opening);
         bench.limits.inflight_max = 2;
-        for (payload, qos) in [(b"1", AtLeastOnce), (b"2", ExactlyOnce), (b"3", AtLeastOnce)] {
+        for (payload, qos) in [
+            (b"1", AtLeastOnce),
+            (b"2", ExactlyOnce),
+            (b"3", AtLeastOnce),
+        ] {
             let grant = Grant {
                 group: Some(&group),
                 ..plain(qos)
