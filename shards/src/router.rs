@@ -88,7 +88,7 @@ impl Shard {
             ..Routed::default()
         };
         let mut frame = std::mem::take(&mut self.frame);
-        let mut outgoing = Outgoing::new(message, &mut frame);
+        let mut outgoing = Outgoing::new(message, &mut frame).single(copies <= 1);
         if message.retain && self.config.capabilities.retain {
             self.retain(&mut outgoing);
         }
@@ -477,7 +477,8 @@ impl Shard {
             self.topics
                 .matches_local(message.topic, publisher, &mut matches);
         }
-        let shared = self.share_payload(&message, matches.hits.len());
+        let copies = matches.hits.len() + usize::from(!groups.is_empty());
+        let shared = self.share_payload(&message, copies);
         let message = match &shared {
             Some(bytes) => MessageRef {
                 payload: Payload::shared(bytes),
@@ -486,7 +487,7 @@ impl Shard {
             None => message,
         };
         let mut frame = std::mem::take(&mut self.frame);
-        let mut outgoing = Outgoing::new(message, &mut frame);
+        let mut outgoing = Outgoing::new(message, &mut frame).single(copies <= 1);
         let mut routed = Routed::default();
         for group in groups
             .split(|byte| *byte == 0)

@@ -100,6 +100,8 @@ pub struct Outgoing<'a> {
     kept: Option<Arc<Message>>,
     /// The last encoded header (and small payload), to be copied and patched for the next client.
     frame: &'a mut Frame,
+    /// No other client gets it: encoding it once for all would be one copy too many.
+    single: bool,
 }
 
 /// Buffer of [`Outgoing`], kept by the shard from message to message.
@@ -122,6 +124,7 @@ impl<'a> Outgoing<'a> {
             message,
             kept: None,
             frame,
+            single: false,
         }
     }
 
@@ -134,7 +137,16 @@ impl<'a> Outgoing<'a> {
             message: message.as_ref().as_ref(),
             kept: Some(message.clone()),
             frame,
+            single: false,
         }
+    }
+
+    /// At most one client gets it.
+    #[inline]
+    #[must_use]
+    pub const fn single(mut self, single: bool) -> Self {
+        self.single = single;
+        self
     }
 
     /// The message.
@@ -171,7 +183,7 @@ pub enum Delivered {
 pub(crate) struct Flight {
     /// `None` once PUBREC came: only the packet id is left `[MQTT-4.3.3-1]`, or where nobody will need it again.
     message: Option<Arc<Message>>,
-    extra: Option<Box<Extra>>,
+    extra: Extra,
     qos: QoS,
     retain: bool,
     step: Step,
@@ -218,30 +230,30 @@ impl Step {
 #[derive(Debug)]
 pub(crate) struct Queued {
     message: Arc<Message>,
-    extra: Option<Box<Extra>>,
+    extra: Extra,
     qos: QoS,
     retain: bool,
 }
 
-/// What few messages have.
-#[derive(Clone, Debug)]
+/// What few messages have; nothing is allocated for the others.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Extra {
-    ids: Vec<u32>,
+    ids: Option<Box<[u32]>>,
     group: Option<Arc<str>>,
 }
 
 impl Extra {
-    fn of(grant: &Grant<'_>) -> Option<Box<Self>> {
-        (!grant.ids.is_empty() || grant.group.is_some()).then(|| {
-            Box::new(Self {
-                ids: grant.ids.to_vec(),
-                group: grant.group.cloned(),
-            })
-        })
+    #[inline]
+    fn of(grant: &Grant<'_>) -> Self {
+        Self {
+            ids: (!grant.ids.is_empty()).then(|| grant.ids.into()),
+            group: grant.group.cloned(),
+        }
     }
 
-    fn ids(extra: Option<&Self>) -> &[u32] {
-        extra.map_or(&[], |extra| &extra.ids)
+    #[inline]
+    fn ids(&self) -> &[u32] {
+        self.ids.as_deref().unwrap_or_default()
     }
 }
 
@@ -267,7 +279,7 @@ impl Flight {
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
         // [MQTT5-4.8.2-4] [MQTT5-4.8.2-5] a started QoS 2 message stays with its member
         let group = if self.qos == QoS::AtLeastOnce {
-            self.extra.and_then(|extra| extra.group)
+            self.extra.group
         } else {
             None
         };
@@ -282,7 +294,7 @@ impl Queued {
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
         Some(Unsent {
             message: self.message,
-            group: self.extra.and_then(|extra| extra.group),
+            group: self.extra.group,
         })
     }
 
@@ -292,9 +304,7 @@ impl Queued {
     }
 
     pub(crate) fn is_shared(&self) -> bool {
-        self.extra
-            .as_ref()
-            .is_some_and(|extra| extra.group.is_some())
+        self.extra.group.is_some()
     }
 }
 
@@ -376,7 +386,11 @@ impl Session {
                 // a clean session never resends: its message needs no keeping
                 let keep = self.is_persistent() || grant.group.is_some();
                 let message = keep.then(|| outgoing.keep());
-                let extra = if keep { Extra::of(&grant) } else { None };
+                let extra = if keep {
+                    Extra::of(&grant)
+                } else {
+                    Extra::default()
+                };
                 let flight = Flight {
                     message,
                     extra,
@@ -432,7 +446,7 @@ impl Session {
         let plain = !dup
             && self.topic_alias_maximum == 0
             && (!is_v5 || (grant.ids.is_empty() && expiry_secs.is_none()));
-        if plain && self.packet_bytes_max == u32::MAX {
+        if plain && self.packet_bytes_max == u32::MAX && !outgoing.single {
             let key = (is_v5, qos, grant.retain);
             if outgoing.frame.key != Some(key) {
                 outgoing.frame.encode(&message, key, self.version);
@@ -620,7 +634,7 @@ impl Session {
         let grant = Grant {
             qos,
             retain,
-            ids: Extra::ids(extra.as_deref()),
+            ids: extra.ids(),
             group: None,
         };
         let sent = self.send(
@@ -637,11 +651,11 @@ impl Session {
         if sent != Delivered::Sent {
             return Some(false);
         }
-        let group = extra.as_ref().is_some_and(|extra| extra.group.is_some());
+        let group = extra.group.is_some();
         let keep = self.is_persistent() || group;
         let flight = Flight {
             message: keep.then_some(message),
-            extra: if keep { extra } else { None },
+            extra: if keep { extra } else { Extra::default() },
             qos,
             retain,
             step: Step::Published,
@@ -695,7 +709,7 @@ impl Session {
         let grant = Grant {
             qos,
             retain,
-            ids: Extra::ids(extra.as_deref()),
+            ids: extra.ids(),
             group: None,
         };
         // [MQTT-3.3.1-1] [MQTT5-3.3.1-1] DUP on every redelivery
@@ -762,7 +776,7 @@ impl Session {
                     return;
                 }
                 flight.message = None;
-                flight.extra = None;
+                flight.extra = Extra::default();
                 flight.step = match flight.step {
                     Step::Published | Step::Released => Step::Released,
                     // what was due is settled by the PUBREL below
