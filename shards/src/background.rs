@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Work that goes on over several turns: large fan-outs, retained pages, and what operators ask.
+//! Work that goes on over several turns: large fan-outs, and what operators ask.
 
 use std::sync::Arc;
 
-use compact_str::CompactString;
 use corqtt_codec::{Message, QoS, ReasonCode};
 use corqtt_port::admin::{Answer, Ask, Client, Numbers, Query, Reply};
-use corqtt_port::routes::RetainedKey;
-use corqtt_session::{AckKey, Frame, Grant, Outgoing};
-use corqtt_topics::{ClientKey, Cursor, ShardId, Subscription};
-use std::collections::HashSet;
+use corqtt_session::{Frame, Grant, Outgoing};
+use corqtt_topics::{ClientKey, ShardId};
 
 use crate::lanes::Waiter;
 use crate::router::{FAN_OUT_INLINE, Routed, Source};
@@ -46,23 +43,6 @@ pub(crate) enum Next {
     Batches { from: ShardId, item: u64 },
     /// Nothing.
     Nothing,
-}
-
-/// A subscription that gets retained messages.
-#[derive(Debug)]
-pub(crate) struct Paging {
-    pub(crate) key: RetainedKey,
-    /// Without `$share/GROUP/`.
-    pub(crate) filter: Arc<str>,
-    pub(crate) sub: Subscription,
-    /// Its SUBACK, which leaves first; `None`: it left at once.
-    pub(crate) after: Option<AckKey>,
-    /// Still to be asked; the last one is being asked now.
-    pub(crate) shards: Vec<usize>,
-    /// Where its next page begins; `None`: it was asked for.
-    pub(crate) cursor: Option<Cursor>,
-    /// Topics that came live meanwhile.
-    pub(crate) seen: HashSet<CompactString>,
 }
 
 impl Shard {
@@ -117,35 +97,6 @@ impl Shard {
                 self.continue_batches(from);
             }
             Next::Nothing => {}
-        }
-    }
-
-    /// Some subscription can be sent its next retained page.
-    pub(crate) fn paging_has_work(&self) -> bool {
-        self.pagings
-            .iter()
-            .any(|paging| paging.cursor.is_some() && self.has_room(paging))
-    }
-
-    /// Retained pages, one per subscription and turn.
-    pub(crate) fn continue_paging(&mut self) {
-        let mut index = 0;
-        while index < self.pagings.len() && self.work > 0 {
-            let paging = &self.pagings[index];
-            let may_go_on = paging.cursor.is_some() && self.has_room(paging);
-            if may_go_on && !self.next_page(index) {
-                self.end_paging(index);
-            } else {
-                index += 1;
-            }
-        }
-    }
-
-    pub(crate) fn end_paging(&mut self, index: usize) {
-        let paging = self.pagings.remove(index);
-        if let Some(slot) = self.wires.find(paging.key.connection) {
-            let connection = &mut self.wires.slots[slot as usize];
-            connection.paging = connection.paging.saturating_sub(1);
         }
     }
 

@@ -124,23 +124,24 @@ impl Shard {
     fn read_large(&mut self, slot: u32, mut bytes: Vec<u8>, packet_bytes: usize) {
         let mut alive = true;
         let mut budget = 4 * READ_BYTES;
+        let mut scratch = std::mem::take(&mut self.scratch);
         while bytes.len() < packet_bytes && self.wires.slots[slot as usize].readable && budget > 0 {
             reserve_for_read(&mut bytes, packet_bytes);
-            let start = bytes.len();
-            let room = bytes.capacity().min(packet_bytes).min(start + budget);
-            bytes.resize(room, 0);
-            match self.read(slot, &mut bytes[start..]) {
+            let room = bytes.capacity().min(packet_bytes) - bytes.len();
+            let room = room.min(scratch.len()).min(budget);
+            // through the scratch, so that what a read costs is what came, not the room there was
+            match self.read(slot, &mut scratch[..room]) {
                 Some(count) => {
-                    bytes.truncate(start + count);
+                    bytes.extend_from_slice(&scratch[..count]);
                     budget = budget.saturating_sub(count.max(1));
                 }
                 None => {
-                    bytes.truncate(start);
                     alive = false;
                     break;
                 }
             }
         }
+        self.scratch = scratch;
         if bytes.len() == packet_bytes {
             let whole = Bytes::from(bytes);
             self.decode_and_carry(slot, &whole, Some(&whole));
@@ -403,13 +404,10 @@ impl Shard {
     }
 
     fn leave_session(&mut self, session: u32, connection: u32, was_live: bool, keep_will: bool) {
+        self.forget_pages(connection);
         let slot = &mut self.sessions.slots[session as usize];
         debug_assert_eq!(slot.connection, connection);
         slot.connection = NONE;
-        if std::mem::take(&mut self.wires.slots[connection as usize].paging) > 0 {
-            self.pagings
-                .retain(|paging| paging.key.connection.slot != connection);
-        }
         let client = ClientKey(session);
         if !was_live {
             // its CONNACK never left: as if it had not come, but for what that CONNECT ended

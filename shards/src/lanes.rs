@@ -142,8 +142,8 @@ impl Lane {
         self.last_interest = self.push(me, Item::Interest(interest));
     }
 
-    pub(crate) fn push_retain(&mut self, me: ShardId, message: Arc<Message>, stamp: Stamp) {
-        self.push(me, Item::Retain(message, stamp));
+    pub(crate) fn push_retain(&mut self, me: ShardId, message: Arc<Message>, stamp: Stamp) -> u64 {
+        self.push(me, Item::Retain(message, stamp))
     }
 
     /// Appends a message; returns its number.

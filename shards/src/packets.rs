@@ -333,6 +333,7 @@ impl Shard {
         if kind != PUBREL && state.wants_pump(&self.config.session) {
             self.pump(session);
         }
+        self.wake_pages(slot);
     }
 
     fn handle_disconnect(&mut self, slot: u32, disconnect: &Disconnect<'_>) {

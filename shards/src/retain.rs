@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Retained messages on their way to a new subscription: page by page, from every shard that may have some.
+//! Retained messages on their way to new subscriptions: page by page, from every shard that may have some.
+//!
+//! A connection's subscriptions are served one after the other, and only while its client has room; so what waits
+//! costs nothing until the socket is empty, an acknowledgement comes, or a page arrives.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use compact_str::CompactString;
 use corqtt_codec::{Message, TopicFilter, TopicName};
 use corqtt_port::routes::{RetainedAsk, RetainedKey, RetainedPage};
-use corqtt_session::{AckKey, Frame, Grant, Outgoing};
+use corqtt_session::{AckKey, Grant, Outgoing};
 use corqtt_topics::{ClientKey, Cursor, Subscription};
-use std::collections::HashSet;
 
-use crate::background::Paging;
 use crate::lanes::ToShard;
 use crate::router::Routed;
 use crate::shard::Shard;
@@ -18,12 +20,54 @@ use crate::wires::Stage;
 
 /// Topics looked at for one page.
 const PAGE_ENTRIES: usize = 256;
-/// Topics published live during the pages that are remembered; more than these may come twice, never wrongly ordered
-/// by more than one page.
+/// Topics that are remembered because they came live; of more than these a copy may come twice.
 const SEEN_MAX: usize = 65_536;
+/// Subscriptions in a queue that were ended or made anew, beyond those that count, before the queue is cleaned.
+const STALE_MAX: usize = 64;
+
+/// The subscriptions of one connection that still get retained messages.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    /// Only the first one is being served.
+    queue: VecDeque<Paging>,
+    /// Number of the paging that counts, by filter: a subscription made again gets everything again.
+    current: HashMap<Arc<str>, u64>,
+    /// Topics that came live, with the number of the newest paging at that time: for that one and older ones a page's
+    /// copy is not newer.
+    seen: HashMap<CompactString, u64>,
+    /// In `Shard::page_ready`.
+    listed: bool,
+}
+
+/// A subscription that gets retained messages.
+#[derive(Debug)]
+struct Paging {
+    number: u64,
+    /// Without `$share/GROUP/`.
+    filter: Arc<str>,
+    sub: Subscription,
+    /// Its SUBACK, which leaves first; `None`: it left at once.
+    after: Option<AckKey>,
+    /// Still to be asked; the last one is being asked now.
+    shards: Vec<usize>,
+    /// Where the next page begins; `None`: it was asked for.
+    cursor: Option<Cursor>,
+    /// Of the last page, not sent yet.
+    messages: VecDeque<Arc<Message>>,
+}
+
+impl Paging {
+    fn add(&mut self, messages: Vec<Arc<Message>>, next: Option<Cursor>) {
+        self.messages.extend(messages);
+        if next.is_none() {
+            self.shards.pop();
+        }
+        self.cursor = Some(next.unwrap_or_default());
+    }
+}
 
 impl Shard {
-    /// Begins to send what is retained for a filter.
+    /// Begins to send what is retained for a filter, behind what the connection still gets for others.
     pub(crate) fn send_retained(
         &mut self,
         slot: u32,
@@ -31,7 +75,7 @@ impl Shard {
         sub: Subscription,
         after: Option<AckKey>,
     ) {
-        let shards = if filter.has_wildcard() {
+        let shards: Vec<usize> = if filter.has_wildcard() {
             (0..usize::from(self.config.shards)).collect()
         } else {
             vec![self.retained_shard(filter.filter())]
@@ -39,128 +83,188 @@ impl Shard {
         if shards == [usize::from(self.me.0)] && self.retained.is_empty() {
             return;
         }
-        // a subscription made again gets everything again, so what is left of its first pages need not come
-        self.stop_retained(slot, filter.filter());
         self.paging_number += 1;
-        let key = RetainedKey {
-            connection: self.wires.key(slot),
-            number: self.paging_number,
-        };
-        self.wires.slots[slot as usize].paging += 1;
-        self.pagings.push(Paging {
-            key,
-            filter: filter.filter().into(),
+        let number = self.paging_number;
+        let filter: Arc<str> = filter.filter().into();
+        let pages = self.pages.entry(slot).or_default();
+        pages.current.insert(filter.clone(), number);
+        if pages.queue.len() > 2 * pages.current.len() + STALE_MAX {
+            let current = &pages.current;
+            pages
+                .queue
+                .retain(|paging| current.get(&paging.filter) == Some(&paging.number));
+        }
+        pages.queue.push_back(Paging {
+            number,
+            filter,
             sub,
             after,
             shards,
             cursor: Some(Cursor::new()),
-            seen: HashSet::new(),
+            messages: VecDeque::new(),
         });
+        self.wires.slots[slot as usize].paging = true;
+        self.wake_pages(slot);
     }
 
-    /// Pages for a filter that is no longer subscribed to, or anew, end `[MQTT-3.10.4-2] [MQTT5-3.10.4-2]`.
+    /// Pages for a filter that is no longer subscribed to end `[MQTT-3.10.4-2] [MQTT5-3.10.4-2]`.
     pub(crate) fn stop_retained(&mut self, slot: u32, filter: &str) {
-        if self.wires.slots[slot as usize].paging == 0 {
-            return;
-        }
-        let stopped =
-            |paging: &Paging| paging.key.connection.slot == slot && &*paging.filter == filter;
-        if let Some(index) = self.pagings.iter().position(stopped) {
-            self.end_paging(index);
+        if self.wires.slots[slot as usize].paging
+            && let Some(pages) = self.pages.get_mut(&slot)
+        {
+            pages.current.remove(filter);
         }
     }
 
-    /// A live retained message went to a connection that still gets pages: its page copy is older.
-    pub(crate) fn remember_live(&mut self, connection: u32, topic: TopicName<'_>) {
-        for paging in self
-            .pagings
-            .iter_mut()
-            .filter(|paging| paging.key.connection.slot == connection)
+    /// The connection is over.
+    pub(crate) fn forget_pages(&mut self, slot: u32) {
+        if std::mem::take(&mut self.wires.slots[slot as usize].paging) {
+            self.pages.remove(&slot);
+        }
+    }
+
+    /// A live retained message went to a connection that still gets pages.
+    pub(crate) fn remember_live(&mut self, slot: u32, topic: TopicName<'_>) {
+        if let Some(pages) = self.pages.get_mut(&slot)
+            && pages.seen.len() < SEEN_MAX
         {
-            if paging.seen.len() < SEEN_MAX && TopicFilter::trusted(&paging.filter).matches(topic) {
-                paging.seen.insert(CompactString::new(topic.as_str()));
+            let topic = CompactString::new(topic.as_str());
+            pages.seen.insert(topic, self.paging_number);
+        }
+    }
+
+    /// Something that a connection's pages may have waited for has happened.
+    pub(crate) fn wake_pages(&mut self, slot: u32) {
+        if self.wires.slots[slot as usize].paging
+            && let Some(pages) = self.pages.get_mut(&slot)
+            && !pages.listed
+        {
+            pages.listed = true;
+            self.page_ready.push(slot);
+        }
+    }
+
+    /// Sends pages to those connections that may have room.
+    pub(crate) fn continue_paging(&mut self) {
+        let mut ready = std::mem::take(&mut self.page_ready);
+        for slot in ready.drain(..) {
+            if let Some(pages) = self.pages.get_mut(&slot) {
+                pages.listed = false;
+                if self.work > 0 {
+                    while self.page_step(slot) {}
+                } else {
+                    self.wake_pages(slot);
+                }
             }
         }
+        // what was listed meanwhile is in a vector of its own; keep the larger one's memory
+        if self.page_ready.is_empty() {
+            self.page_ready = ready;
+        }
     }
 
-    /// The client has room for a page: neither its socket nor its session holds much.
-    pub(crate) fn has_room(&self, paging: &Paging) -> bool {
-        let slot = paging.key.connection.slot;
+    /// The client has room: neither its socket nor its session holds much.
+    fn has_room(&self, slot: u32, after: Option<AckKey>) -> bool {
         let connection = &self.wires.slots[slot as usize];
         if connection.stage != Stage::Live
-            || self.wires.output_len(slot) >= self.config.session.out_buffer_bytes_max / 4
+            || self.wires.output_len(slot) > self.config.session.out_buffer_bytes_max / 4
         {
             return false;
         }
         let session = &self.sessions.slots[connection.session as usize].session;
-        session.queue_len() < PAGE_ENTRIES && paging.after.is_none_or(|ack| session.has_left(ack))
+        session.queue_len() < PAGE_ENTRIES && after.is_none_or(|ack| session.has_left(ack))
     }
 
-    /// Looks up or asks for the next page of one subscription. False: the subscription has all.
-    pub(crate) fn next_page(&mut self, index: usize) -> bool {
-        let paging = &mut self.pagings[index];
-        let Some(mut cursor) = paging.cursor.take() else {
-            return true;
-        };
-        let Some(shard) = paging.shards.last().copied() else {
+    /// One step for the first subscription of a connection: a message, a page, or its end. False: it waits.
+    fn page_step(&mut self, slot: u32) -> bool {
+        let Some(pages) = self.pages.get_mut(&slot) else {
             return false;
         };
+        let Some(paging) = pages.queue.front_mut() else {
+            self.forget_pages(slot);
+            return false;
+        };
+        if pages.current.get(&paging.filter) != Some(&paging.number) {
+            pages.queue.pop_front();
+            return true;
+        }
+        let after = paging.after;
+        if !self.has_room(slot, after) {
+            return false;
+        }
+        if self.work <= 0 {
+            self.wake_pages(slot);
+            return false;
+        }
+        let Some(pages) = self.pages.get_mut(&slot) else {
+            return false;
+        };
+        let Some(paging) = pages.queue.front_mut() else {
+            return false;
+        };
+        if let Some(message) = paging.messages.pop_front() {
+            let (number, sub) = (paging.number, paging.sub);
+            // [MQTT5-3.3.1-8] skipped where a live copy came: this one is not newer
+            if pages
+                .seen
+                .get(&message.topic)
+                .is_none_or(|seen| *seen < number)
+            {
+                self.send_retained_message(slot, &message, sub);
+            }
+            return true;
+        }
+        let Some(mut cursor) = paging.cursor.take() else {
+            return false;
+        };
+        let Some(shard) = paging.shards.last().copied() else {
+            pages.current.remove(&paging.filter);
+            pages.queue.pop_front();
+            return true;
+        };
         if shard == usize::from(self.me.0) {
+            self.work -= PAGE_ENTRIES as i64 / 4;
             let mut messages = Vec::new();
-            let filter = paging.filter.clone();
+            let filter = TopicFilter::trusted(&paging.filter);
             let now_ms = self.now.wall_ms;
-            let filter = TopicFilter::trusted(&filter);
             let finished =
                 self.retained
                     .page(filter, &mut cursor, PAGE_ENTRIES, now_ms, &mut messages);
-            self.work -= PAGE_ENTRIES as i64 / 4;
-            return self.send_page(index, &messages, (!finished).then_some(cursor));
+            paging.add(messages, (!finished).then_some(cursor));
+            return true;
         }
+        let subscription = RetainedKey {
+            connection: self.wires.key(slot),
+            number: paging.number,
+        };
         let ask = RetainedAsk {
             reply_to: self.me,
-            subscription: paging.key,
+            subscription,
             filter: paging.filter.clone(),
             cursor,
         };
         self.lanes[shard].send(ToShard::RetainedAsk(ask));
-        true
+        false
     }
 
-    /// Sends a page; false if that was the last one of the last shard.
-    fn send_page(&mut self, index: usize, messages: &[Arc<Message>], next: Option<Cursor>) -> bool {
-        let paging = &self.pagings[index];
-        let session = self.wires.slots[paging.key.connection.slot as usize].session;
-        let sub = paging.sub;
-        let mut frame = Frame::default();
-        let mut routed = Routed::default();
+    fn send_retained_message(&mut self, slot: u32, message: &Arc<Message>, sub: Subscription) {
+        let session = self.wires.slots[slot as usize].session;
+        let mut frame = std::mem::take(&mut self.frame);
+        let mut outgoing = Outgoing::kept(message, &mut frame).single(true);
         let id = sub.id.map(std::num::NonZeroU32::get);
-        for message in messages {
-            if self.pagings[index].seen.contains(&message.topic) {
-                continue;
-            }
-            let mut outgoing = Outgoing::kept(message, &mut frame);
-            // [MQTT-3.3.1-8] [MQTT5-3.3.1-8] retained messages of a new subscription have RETAIN set
-            let grant = Grant {
-                qos: sub.qos,
-                retain: true,
-                ids: id.as_slice(),
-                group: None,
-            };
-            // not a live copy: it must not be remembered as one
-            let connection = self.pagings[index].key.connection.slot;
-            let paging = std::mem::take(&mut self.wires.slots[connection as usize].paging);
-            self.deliver(ClientKey(session), &mut outgoing, grant, &mut routed);
-            self.wires.slots[connection as usize].paging = paging;
-        }
-        let paging = &mut self.pagings[index];
-        match next {
-            Some(cursor) => paging.cursor = Some(cursor),
-            None => {
-                paging.shards.pop();
-                paging.cursor = Some(Cursor::new());
-            }
-        }
-        !paging.shards.is_empty()
+        // [MQTT-3.3.1-8] [MQTT5-3.3.1-8] retained messages of a new subscription have RETAIN set
+        let grant = Grant {
+            qos: sub.qos,
+            retain: true,
+            ids: id.as_slice(),
+            group: None,
+        };
+        // not a live copy: it must not be remembered as one
+        self.wires.slots[slot as usize].paging = false;
+        let mut routed = Routed::default();
+        self.deliver(ClientKey(session), &mut outgoing, grant, &mut routed);
+        self.wires.slots[slot as usize].paging = true;
+        self.frame = frame;
     }
 
     /// Another shard asks for a page.
@@ -193,15 +297,15 @@ impl Shard {
 
     /// A page of another shard came.
     pub(crate) fn handle_retained_page(&mut self, page: RetainedPage) {
-        let Some(index) = self
-            .pagings
-            .iter()
-            .position(|paging| paging.key == page.subscription)
-        else {
+        let Some(slot) = self.wires.find(page.subscription.connection) else {
             return;
         };
-        if !self.send_page(index, &page.messages, page.next) {
-            self.end_paging(index);
+        if let Some(pages) = self.pages.get_mut(&slot)
+            && let Some(paging) = pages.queue.front_mut()
+            && paging.number == page.subscription.number
+        {
+            paging.add(page.messages, page.next);
+            self.wake_pages(slot);
         }
     }
 }

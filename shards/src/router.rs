@@ -90,7 +90,7 @@ impl Shard {
         let mut frame = std::mem::take(&mut self.frame);
         let mut outgoing = Outgoing::new(message, &mut frame).single(copies <= 1);
         if message.retain && self.config.capabilities.retain {
-            self.retain(&mut outgoing);
+            self.retain(&mut outgoing, &mut routed);
         }
         if self.lanes.len() > 1 || !matches.groups.is_empty() {
             self.route_away(&mut outgoing, &matches, publisher, &mut routed);
@@ -272,6 +272,7 @@ impl Shard {
             &mut self.drops,
             self.now,
         );
+        let reached = matches!(delivered, Delivered::Sent | Delivered::Queued);
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
@@ -308,7 +309,8 @@ impl Shard {
         }
         if connection != NONE
             && outgoing.message().retain
-            && self.wires.slots[connection as usize].paging > 0
+            && self.wires.slots[connection as usize].paging
+            && reached
         {
             self.remember_live(connection, outgoing.message().topic);
         }
@@ -345,7 +347,8 @@ impl Shard {
                         }
                         // what waits behind it must not wait for ever
                         if let Some(slot) = self.sessions.get(session, generation) {
-                            slot.session.release(key, None, None);
+                            let error = Some(ReasonCode::QUOTA_EXCEEDED);
+                            slot.session.release(key, error, None);
                         }
                         continue;
                     }
@@ -358,6 +361,7 @@ impl Shard {
                     slot.session.release(key, error, out);
                     if connection != NONE {
                         self.resume(connection);
+                        self.wake_pages(connection);
                     }
                 }
                 Waiter::Connect(key) => self.connect_is_kept(key),
@@ -634,7 +638,7 @@ impl Shard {
         (self.sessions.hash(topic) % u64::from(self.config.shards)) as usize
     }
 
-    fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
+    fn retain(&mut self, outgoing: &mut Outgoing<'_>, routed: &mut Routed) {
         // read now, not at the start of the turn: a message that was caused by another one is stamped after it. Of the
         // clock that all shards share and nobody sets.
         let clock = clock_gettime(ClockId::Boottime);
@@ -648,8 +652,13 @@ impl Shard {
         let shard = self.retained_shard(&message.topic);
         if shard == usize::from(self.me.0) {
             self.retain_here(message, stamp);
+            routed.stored |= self.records;
         } else {
-            self.lanes[shard].push_retain(self.me, message, stamp);
+            let qos = message.qos;
+            let item = self.lanes[shard].push_retain(self.me, message, stamp);
+            if self.records && qos > QoS::AtMostOnce {
+                routed.owed.push((shard as u8, item));
+            }
         }
     }
 

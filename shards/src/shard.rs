@@ -21,9 +21,10 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
-use crate::background::{FanOut, Paging};
+use crate::background::FanOut;
 use crate::config::Config;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
+use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
 use crate::wires::{Close, Flushed, NONE, Stage, Why, Wires};
@@ -136,7 +137,10 @@ pub struct Shard {
     /// Connections that end with this turn, and why.
     pub(crate) closing: VecDeque<(ConnectionKey, Close)>,
     pub(crate) fan_outs: VecDeque<FanOut>,
-    pub(crate) pagings: Vec<Paging>,
+    /// Connections with subscriptions that still get retained messages, by slot.
+    pub(crate) pages: HashMap<u32, Pages>,
+    /// Those of them that may go on.
+    pub(crate) page_ready: Vec<u32>,
     pub(crate) paging_number: u64,
     pub(crate) deferred: Vec<VecDeque<(corqtt_port::routes::Batch, usize)>>,
     /// Shards, a bit each, whose deferred batches go on in the next turn: this one had no work left.
@@ -243,7 +247,8 @@ impl Shard {
             ready: VecDeque::new(),
             closing: VecDeque::new(),
             fan_outs: VecDeque::new(),
-            pagings: Vec::new(),
+            pages: HashMap::new(),
+            page_ready: Vec::new(),
             paging_number: 0,
             deferred: (0..config.shards).map(|_| VecDeque::new()).collect(),
             runnable_batches: 0,
@@ -293,7 +298,7 @@ impl Shard {
             || !self.wires.dirty.is_empty()
             || !self.fan_outs.is_empty()
             || !self.closing.is_empty()
-            || self.paging_has_work()
+            || !self.page_ready.is_empty()
             || self.finished
         {
             return false;
@@ -439,7 +444,20 @@ impl Shard {
                         self.now.mono_ms + self.config.connect_timeout.as_millis() as u64;
                     self.adopt(fd, peer, index as u16, deadline_ms);
                 }
-                Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return,
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                // accept(2): what became of the connection before it was accepted
+                Err(
+                    Errno::CONNABORTED
+                    | Errno::NETDOWN
+                    | Errno::PROTO
+                    | Errno::NOPROTOOPT
+                    | Errno::HOSTDOWN
+                    | Errno::NONET
+                    | Errno::HOSTUNREACH
+                    | Errno::OPNOTSUPP
+                    | Errno::NETUNREACH
+                    | Errno::PERM,
+                ) => {}
                 Err(errno) => {
                     // out of descriptors or memory: rest, or the level-triggered event would come at once again
                     log::warn!(listener:% = listener.id, error:% = errno; "listener pauses: accept failed");
@@ -636,6 +654,10 @@ impl Shard {
                 if connection.stage == Stage::Lingering {
                     self.wires.end_output(slot);
                 }
+                if connection.paging {
+                    self.wake_pages(slot);
+                }
+                let connection = &self.wires.slots[slot as usize];
                 if connection.stage == Stage::Live
                     && self.sessions.slots[connection.session as usize]
                         .session

@@ -184,10 +184,17 @@ impl Shard {
         let subscriptions_max = self.config.subscriptions_max;
         if subscriptions_max > 0
             && self.topics.subscription_count(ClientKey(session)) >= subscriptions_max
+            && !self.subscribes(session, filter)
         {
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
         Ok(filter)
+    }
+
+    fn subscribes(&self, session: u32, filter: TopicFilter<'_>) -> bool {
+        self.topics
+            .subscriptions(ClientKey(session))
+            .any(|(existing, _)| existing == filter.full())
     }
 
     fn record_subscription(

@@ -64,8 +64,8 @@ pub(crate) struct Connection {
     pub(crate) paused: bool,
     /// In the list of those that are to be closed.
     pub(crate) closing: bool,
-    /// Subscriptions of it that still get retained pages.
-    pub(crate) paging: u32,
+    /// Subscriptions of it still get retained messages.
+    pub(crate) paging: bool,
     pub(crate) listener: u16,
     /// Seconds; 0: none.
     pub(crate) keep_alive_secs: u16,
@@ -131,7 +131,7 @@ impl Wires {
             fanning_out: false,
             paused: false,
             closing: false,
-            paging: 0,
+            paging: false,
             listener,
             keep_alive_secs: 0,
             clock_ms: deadline_ms,

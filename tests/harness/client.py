@@ -68,6 +68,8 @@ class Loop:
 
     def attach(self, client):
         def on_open(client, _userdata, sock):
+            # paho leaves Nagle on: what it sends twice in a row waits up to 40 ms for the broker's kernel to ack
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(sock, selectors.EVENT_READ, client)
 
         def on_close(_client, _userdata, sock):

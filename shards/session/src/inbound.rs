@@ -430,7 +430,7 @@ impl Session {
         waiting.owed = waiting.owed.saturating_sub(1);
         if let Some(error) = error {
             waiting.ack.reason = error;
-            if waiting.ack.packet_type == PUBREC && self.version.is_v5() {
+            if waiting.ack.packet_type == PUBREC {
                 let id = waiting.ack.id;
                 self.inbound.remove(id);
                 // what the client sent again meanwhile was taken for a repeat of the refused one
