@@ -76,7 +76,7 @@ impl Broker {
             shards.push(start(ShardId(number), &config, ports)?);
         }
         for listener in &config.listeners {
-            log::info!(address:% = listener.address, id = listener.id, protocol = "tcp"; "attached listener");
+            log::info!(address:% = listener.bound.address, id = listener.id, protocol = "tcp"; "attached listener");
         }
         Ok(Self { shards, inboxes })
     }
@@ -154,7 +154,7 @@ fn config(settings: &Settings) -> anyhow::Result<Config> {
         for address in resolved {
             listeners.push(Listener {
                 id: listener.id.clone(),
-                address: bind(&listener.id, address)?,
+                bound: Arc::new(bind(&listener.id, address)?),
             });
         }
     }

@@ -58,5 +58,8 @@ fn crates_with_rules_forbid_unsafe_code() {
         })
         .map(|(path, _)| path)
         .collect();
-    assert!(missing.is_empty(), "without forbid(unsafe_code): {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "without forbid(unsafe_code): {missing:?}"
+    );
 }

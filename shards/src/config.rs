@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a shard is told at start: plain values, already checked.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use corqtt_codec::{QoS, Version};
 use corqtt_topics::Strategy;
+
+use crate::listener::Bound;
 
 /// How a shard waits for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +23,8 @@ pub enum Runtime {
 pub struct Listener {
     /// Name in the log.
     pub id: String,
-    /// What was bound, port included.
-    pub address: SocketAddr,
+    /// What was bound.
+    pub bound: Arc<Bound>,
 }
 
 /// What the broker offers; where 5.0 has a property for it, CONNACK says so.

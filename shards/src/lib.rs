@@ -34,5 +34,5 @@ mod wires;
 pub use config::{Capabilities, Compatibilities, Config, Listener, Runtime};
 pub use driver::{Driven, StartError, glommio_available, start};
 pub use lanes::{DrainStep, HandOff, ToShard};
-pub use listener::{BindError, bind};
+pub use listener::{BindError, Bound, bind};
 pub use shard::{Ports, Shard};

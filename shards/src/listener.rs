@@ -56,7 +56,8 @@ fn socket(address: SocketAddr, share: bool) -> rustix::io::Result<OwnedFd> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    set_socket_reuseaddr(&fd, true)?;
+    // a port that the kernel chooses must be nobody else's either
+    set_socket_reuseaddr(&fd, address.port() != 0)?;
     if share {
         set_socket_reuseport(&fd, true)?;
     }
@@ -70,22 +71,36 @@ fn socket(address: SocketAddr, share: bool) -> rustix::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Checks that an address is free, and finds out the port where it is 0.
+/// An address that is this process's: nobody else can bind it as long as this lives.
+#[derive(Debug)]
+pub struct Bound {
+    /// With the port that the kernel chose where it was 0.
+    pub address: SocketAddr,
+    /// Bound but not listening, so it gets no connections.
+    _holder: OwnedFd,
+}
+
+/// Takes an address for this process.
 ///
-/// The check is made without SO_REUSEPORT, so that a second broker is not taken for one of our shards.
+/// It is bound without SO_REUSEPORT first, so that a second broker is not taken for one of our shards; the option is
+/// set afterwards, so that the shards can bind it beside the holder.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn bind(id: &str, address: SocketAddr) -> Result<SocketAddr, BindError> {
+pub fn bind(id: &str, address: SocketAddr) -> Result<Bound, BindError> {
     let error = |errno| BindError {
         id: id.to_owned(),
         address,
         errno,
     };
-    let probe = socket(address, false).map_err(error)?;
-    listen(&probe, 1).map_err(error)?;
-    let bound = getsockname(&probe).map_err(error)?;
-    SocketAddr::try_from(bound).map_err(error)
+    let holder = socket(address, false).map_err(error)?;
+    set_socket_reuseport(&holder, true).map_err(error)?;
+    let bound = getsockname(&holder).map_err(error)?;
+    let address = SocketAddr::try_from(bound).map_err(error)?;
+    Ok(Bound {
+        address,
+        _holder: holder,
+    })
 }
 
 /// A shard's own socket on an address.
@@ -93,4 +108,34 @@ pub(crate) fn open(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let fd = socket(address, true)?;
     listen(&fd, BACKLOG)?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY_PORT: &str = "127.0.0.1:0";
+
+    fn any() -> SocketAddr {
+        ANY_PORT.parse().expect("an address")
+    }
+
+    #[test]
+    fn shards_listen_beside_the_holder_and_nobody_else_does() {
+        let bound = bind("tcp", any()).expect("a free port");
+        let first = open(bound.address).expect("a shard's socket");
+        let second = open(bound.address).expect("another shard's socket");
+        let refused = bind("tcp-2", bound.address).expect_err("the address is taken");
+        assert_eq!(refused.errno, Errno::ADDRINUSE);
+        let text = refused.to_string();
+        assert!(text.contains("tcp-2"), "{text}");
+        assert!(text.contains(&bound.address.to_string()), "{text}");
+        drop((first, second));
+    }
+
+    #[test]
+    fn an_address_is_taken_before_any_shard_listens() {
+        let bound = bind("tcp", any()).expect("a free port");
+        assert!(bind("tcp-2", bound.address).is_err());
+    }
 }

@@ -557,7 +557,7 @@ impl Shard {
         }
     }
 
-    /// Messages that a member of a shared group leaves over go to another member `[MQTT5-4.8.2-5]`; others end.
+    /// Messages that a member of a shared group leaves over go to another member (section 4.8.2 of 5.0); others end.
     pub(crate) fn redispatch(&mut self, unsent: Vec<Unsent>, from: Option<ClientKey>) {
         let mut frame = Frame::default();
         for left in unsent {

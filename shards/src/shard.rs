@@ -203,7 +203,7 @@ impl Shard {
         )?;
         let mut listeners = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
-            let fd = crate::listener::open(listener.address)?;
+            let fd = crate::listener::open(listener.bound.address)?;
             let key = KEY_LISTENER + index as u64;
             epoll::add(&epoll, &fd, EventData::new_u64(key), EventFlags::IN)?;
             listeners.push(Listening {

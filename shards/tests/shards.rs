@@ -73,14 +73,14 @@ struct Broker {
 
 fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let address = bind("test", loopback).expect("a free port");
+    let bound = Arc::new(bind("test", loopback).expect("a free port"));
     let mut config = Config {
         shards: setup.shards,
         runtime: setup.runtime,
         cpus: Vec::new(),
         listeners: vec![Listener {
             id: "test".into(),
-            address,
+            bound,
         }],
         capabilities: Capabilities::default(),
         compatibilities: Compatibilities::default(),
@@ -144,7 +144,7 @@ impl Broker {
             start(ShardId(shard), &config, ports).expect("a shard")
         });
         Self {
-            address: config.listeners[0].address,
+            address: config.listeners[0].bound.address,
             shards: shards.collect(),
             inboxes: inboxes.clone(),
             connections,
@@ -626,7 +626,7 @@ fn a_shard_waits_when_only_its_clients_can_act() {
     let connections = Arc::new(AtomicUsize::new(0));
     let ports = ports(0, setup, &[sender], inbox, &connections);
     let mut shard = Shard::new(ShardId(0), config.clone(), ports).expect("a shard");
-    let mut client = Client::open(config.listeners[0].address);
+    let mut client = Client::open(config.listeners[0].bound.address);
     // Receive Maximum 1 and no acknowledgement: the second message waits in the queue
     let mut bytes = connect_bytes(5, "c", 0x02, &[]);
     bytes[12] = 3;

@@ -222,37 +222,56 @@ def test_unacked_qos1_comes_again_to_its_member(wire, mqtt, version):
     assert other.fence(again) == []
 
 
+class Crowd:
+    """Forty members of one group, so that each of a few shards has some, and publishers of 200 messages each."""
+
+    def __init__(self, mqtt, publishers):
+        self.topic, self.marker = mqtt.topic("in-turn"), mqtt.topic("marker")
+        self.members = [mqtt.connect() for _ in range(40)]
+        self.publishers = [mqtt.connect() for _ in range(publishers)]
+        for member in self.members:
+            # a marker to all of them tells where a publisher's messages end, at any member
+            assert member.subscribe((f"$share/g/{self.topic}", 1), (self.marker, 1)) == [1, 1]
+
+    def until_marker(self, *publishers):
+        """What each member got before the markers that these publishers send now."""
+        for publisher in publishers:
+            publisher.publish(self.marker, qos=1)
+        got = []
+        for member in self.members:
+            numbers, left = [], len(publishers)
+            while left > 0:
+                message = member.receive()
+                if message.topic == self.marker:
+                    left -= 1
+                else:
+                    numbers.append(int(message.payload))
+            got.append(numbers)
+        return got
+
+
 def test_a_thousand_messages_in_turn(mqtt):
-    """Forty members, so that each of a few shards has some: each message once, each member as many of each publisher."""
-    members, publishers = [mqtt.connect() for _ in range(40)], [mqtt.connect() for _ in range(5)]
-    for member in members:
-        member.subscribe(shared(mqtt), qos=1)
-    each_sends = 1000 // len(publishers)
-    for index, publisher in enumerate(publishers):
-        numbers = range(index * each_sends, (index + 1) * each_sends)
+    """Each message once, and each member as many from each publisher."""
+    crowd = Crowd(mqtt, publishers=5)
+    for index, publisher in enumerate(crowd.publishers):
+        numbers = range(index * 200, (index + 1) * 200)
         for number in numbers:
-            publisher.send(mqtt.topic(), str(number).encode(), 1)
+            publisher.send(crowd.topic, str(number).encode(), 1)
         # one publisher after the other: the turn is a shard's, and publishers that share it would mix
-        got = [[int(each.payload) for each in member.fence(publisher)] for member in members]
+        got = crowd.until_marker(publisher)
         assert sorted(number for each in got for number in each) == list(numbers)
-        assert {len(each) for each in got} == {each_sends // len(members)}
+        assert {len(each) for each in got} == {5}
+        assert all(each == sorted(each) for each in got)
 
 
 def test_publishers_at_once_load_the_members_equally(mqtt):
-    """Whatever order their messages come in: each message once, each member as many."""
-    members, publishers = [mqtt.connect() for _ in range(40)], [mqtt.connect() for _ in range(5)]
-    for member in members:
-        member.subscribe(shared(mqtt), qos=1)
+    """Whatever order their thousand messages come in: each message once, and each member as many."""
+    crowd = Crowd(mqtt, publishers=5)
     for number in range(1000):
-        publishers[number % len(publishers)].send(mqtt.topic(), str(number).encode(), 1)
-    mqtt.loop.until(
-        lambda: sum(len(member.inbox) for member in members) >= 1000, "a thousand messages at forty members"
-    )
-    got = [
-        [int(each.payload) for publisher in publishers for each in member.fence(publisher)] for member in members
-    ]
+        crowd.publishers[number % 5].send(crowd.topic, str(number).encode(), 1)
+    got = crowd.until_marker(*crowd.publishers)
     assert sorted(number for each in got for number in each) == list(range(1000))
-    assert {len(each) for each in got} == {1000 // len(members)}
+    assert {len(each) for each in got} == {25}
 
 
 def test_sleeping_members_get_nothing_while_others_are_awake(mqtt):
