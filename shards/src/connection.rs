@@ -23,6 +23,10 @@ const DISCARD_READS_MAX: usize = 4;
 
 const CONNECT: u8 = 1;
 
+/// Acknowledgements in one read up to which a client is taken to send one message at a time; TCP acknowledges its
+/// segment at once then.
+const ACKED_MAX: u8 = 4;
+
 /// What decoding came to.
 enum Decoded {
     /// Everything was handled; so many bytes were whole packets.
@@ -56,6 +60,20 @@ impl Shard {
             } => self.read_large(slot, bytes, packet_bytes),
             Carry::Small(bytes) => self.read_small(slot, &bytes),
             Carry::Empty => self.read_small(slot, &[]),
+        }
+        self.acknowledge_segment(slot);
+    }
+
+    /// Acknowledgements that have no answer leave TCP nothing to carry its own on, and it would wait 40 ms for
+    /// something. A client that does not set TCP_NODELAY holds its next message back as long.
+    fn acknowledge_segment(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        if (1..=ACKED_MAX).contains(&std::mem::take(&mut connection.acked))
+            && !connection.dirty
+            && let Some(fd) = &connection.fd
+        {
+            // only a hint: a socket that is being reset has no use for it
+            let _ = rustix::net::sockopt::set_tcp_quickack(fd, true);
         }
     }
 

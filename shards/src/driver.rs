@@ -18,6 +18,9 @@ use crate::shard::{Ports, Shard};
 /// Registered buffers of an executor (bytes): the shard does its own I/O, and the default is 10 MiB.
 const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 128;
+/// Looks at the epoll set before waiting for it in io_uring: one costs a tenth of a wait, and under load something has
+/// come meanwhile.
+const LOOKS: usize = 4;
 /// An executor looks at its timers at least this often while it has nothing else to do.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -168,17 +171,26 @@ fn run_glommio(me: ShardId, config: Arc<Config>, ports: Ports, cpu: Option<usize
         })
         .detach();
         while !shard.is_finished() {
-            if shard.arm() {
+            let wait = shard.arm();
+            for _ in 0..LOOKS {
+                shard
+                    .poll_kernel(false)
+                    .expect("the shard's own epoll descriptor is open");
+                if !wait || shard.has_events() {
+                    break;
+                }
+            }
+            if wait && !shard.has_events() {
                 epoll
                     .readable()
                     .await
                     .expect("the shard's own epoll descriptor is open");
+                shard
+                    .poll_kernel(false)
+                    .expect("the shard's own epoll descriptor is open");
             } else {
                 glommio::yield_if_needed().await;
             }
-            shard
-                .poll_kernel(false)
-                .expect("the shard's own epoll descriptor is open");
             shard.turn();
         }
         ticker.cancel();

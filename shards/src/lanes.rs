@@ -129,6 +129,7 @@ impl Lane {
             first,
             items: Vec::new(),
             text: Vec::new(),
+            is_awaited: false,
         })
     }
 
@@ -139,10 +140,12 @@ impl Lane {
     }
 
     pub(crate) fn push_interest(&mut self, me: ShardId, interest: Interest) {
+        self.batch(me).is_awaited = true;
         self.last_interest = self.push(me, Item::Interest(interest));
     }
 
     pub(crate) fn push_retain(&mut self, me: ShardId, message: Arc<Message>, stamp: Stamp) -> u64 {
+        self.batch(me).is_awaited = true;
         self.push(me, Item::Retain(message, stamp))
     }
 
@@ -154,8 +157,10 @@ impl Lane {
         publisher: u64,
         plain: bool,
         groups: &[&str],
+        is_awaited: bool,
     ) -> u64 {
         let batch = self.batch(me);
+        batch.is_awaited |= is_awaited;
         let topic = batch.put_text(message.topic.as_str().as_bytes());
         let properties = batch.put_text(message.properties);
         let payload = message.payload;
@@ -192,7 +197,7 @@ impl Lane {
 
     /// Sends what was gathered.
     pub(crate) fn flush(&mut self) {
-        let Some(batch) = self.batch.take() else {
+        let Some(mut batch) = self.batch.take() else {
             return;
         };
         let large: usize = batch
@@ -207,6 +212,9 @@ impl Lane {
         let bytes = batch.text.len() + large;
         self.unmarked.push_back((self.next - 1, bytes));
         self.unmarked_bytes += bytes;
+        // before the lane is full, and connections wait for it
+        batch.is_awaited |= self.next - self.marked > OUTSTANDING_ITEMS_MAX / 2
+            || self.unmarked_bytes > OUTSTANDING_BYTES_MAX / 2;
         self.to.push(ToShard::Batch(batch));
     }
 

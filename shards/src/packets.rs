@@ -317,6 +317,8 @@ impl Shard {
         match kind {
             PUBACK => {
                 state.handle_puback(id, reason, &mut self.drops);
+                let connection = &mut self.wires.slots[slot as usize];
+                connection.acked = connection.acked.saturating_add(1);
             }
             PUBREC => {
                 let out = self.wires.output(slot);
@@ -328,6 +330,8 @@ impl Shard {
             }
             _ => {
                 state.handle_pubcomp(id);
+                let connection = &mut self.wires.slots[slot as usize];
+                connection.acked = connection.acked.saturating_add(1);
             }
         }
         if kind != PUBREL && state.wants_pump(&self.config.session) {

@@ -182,8 +182,9 @@ impl Shard {
             self.counters.lane_full += 1;
             return;
         }
-        let item = lane.push_publish(self.me, message, publisher, plain, groups);
-        if waits && message.qos > QoS::AtMostOnce {
+        let waits = waits && message.qos > QoS::AtMostOnce;
+        let item = lane.push_publish(self.me, message, publisher, plain, groups, waits);
+        if waits {
             routed.owed.push((shard, item));
         }
     }
@@ -365,12 +366,12 @@ impl Shard {
                     }
                 }
                 Waiter::Connect(key) => self.connect_is_kept(key),
-                Waiter::Mark { to, upto } => self.send_mark(to, upto),
+                Waiter::Mark { to, upto } => self.send_mark(to, upto, true),
             }
         }
     }
 
-    pub(crate) fn send_mark(&mut self, to: ShardId, upto: u64) {
+    pub(crate) fn send_mark(&mut self, to: ShardId, upto: u64, is_awaited: bool) {
         let refused = &mut self.refused[usize::from(to.0)];
         let told = refused.partition_point(|item| *item <= upto);
         let refused = refused.drain(..told).collect();
@@ -379,7 +380,13 @@ impl Shard {
             upto,
             refused,
         };
-        self.marks[usize::from(to.0)].push(crate::lanes::ToShard::Mark(mark));
+        let lane = &self.marks[usize::from(to.0)];
+        let mark = crate::lanes::ToShard::Mark(mark);
+        if is_awaited {
+            lane.push(mark);
+        } else {
+            lane.push_quietly(mark);
+        }
     }
 
     /// A batch of another shard.
@@ -456,7 +463,8 @@ impl Shard {
             let waiter = Waiter::Mark { to: from, upto };
             self.store_waiters.push_back((token, waiter));
         } else {
-            self.send_mark(from, upto);
+            let is_awaited = batch.is_awaited || self.draining.is_some();
+            self.send_mark(from, upto, is_awaited);
         }
         true
     }

@@ -347,15 +347,21 @@ impl Shard {
             rustix::buffer::spare_capacity(&mut self.events_buffer),
             timeout,
         );
-        self.inbox.disarm();
         match result {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
 
+    /// The last [`Shard::poll_kernel`] found something.
+    #[must_use]
+    pub const fn has_events(&self) -> bool {
+        !self.events_buffer.is_empty()
+    }
+
     /// One turn: everything that is ready goes in, everything that came of it goes out.
     pub fn turn(&mut self) {
+        self.inbox.disarm();
         self.now = clocks();
         self.work = WORK_MAX;
         let events = std::mem::take(&mut self.events_buffer);
@@ -378,7 +384,8 @@ impl Shard {
 
     fn handle_event(&mut self, key: u64, flags: EventFlags) {
         match key {
-            KEY_INBOX => self.inbox.clear_wakeup(),
+            // edge-triggered: each wake-up is an event of its own, and its counter is not looked at
+            KEY_INBOX => {}
             KEY_TIMER => self.timer_ms = u64::MAX,
             key if key >= KEY_LISTENER => self.accept((key - KEY_LISTENER) as usize),
             key => {

@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     pub(crate) paused: bool,
     /// In the list of those that are to be closed.
     pub(crate) closing: bool,
+    /// PUBACK and PUBCOMP packets in this read.
+    pub(crate) acked: u8,
     /// Subscriptions of it still get retained messages.
     pub(crate) paging: bool,
     pub(crate) listener: u16,
@@ -131,6 +133,7 @@ impl Wires {
             fanning_out: false,
             paused: false,
             closing: false,
+            acked: 0,
             paging: false,
             listener,
             keep_alive_secs: 0,

@@ -230,7 +230,8 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.listeners[].tls.crl", Kind::Path, Preset::None, "PEM file with revoked client certificates").needs(&[Part::Tls]),
     key("mqtt.listeners[].proxy-protocol-from", Kind::Cidrs, Preset::None,
         "load balancers that send a PROXY header, as address ranges").needs(&[Part::ProxyProtocol]),
-    key("mqtt.listeners[].max-connections", COUNT, Is("0"), "connections at once on this listener; 0 = only the global limit"),
+    key("mqtt.listeners[].max-connections", COUNT, Is("0"), "connections at once on this listener; 0 = only the global limit")
+        .unused("this build does not enforce it yet"),
     key("mqtt.listeners[].auth", Kind::Choice(AuthWay::CHOICES), Derived("auth.way"),
         "what identifies a client on this listener").values_need(WITH_CREDENTIALS),
     key("mqtt.listeners[].allowed-origins", Kind::Texts, Preset::None, "Origins of browsers that may use WebSocket here")
@@ -238,8 +239,10 @@ pub(super) const ROWS: &[Row] = &[
 
     key("mqtt.limits.connections", COUNT, Derived("the limit of open files less 512"),
         "clients connected at once; 0 = no limit; the same as maximum-clients"),
-    key("mqtt.limits.connections-per-ip", COUNT, Is("0"), "connections of one address at once; 0 = no limit"),
-    key("mqtt.limits.connect-rate", COUNT, Is("0"), "new connections per second; 0 = no limit"),
+    key("mqtt.limits.connections-per-ip", COUNT, Is("0"), "connections of one address at once; 0 = no limit")
+        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.connect-rate", COUNT, Is("0"), "new connections per second; 0 = no limit")
+        .unused("this build does not enforce it yet"),
     key("mqtt.limits.connect-timeout", seconds(1, 3600), Is("10s"), "time from accept to the end of CONNECT"),
     key("mqtt.limits.queue-messages", COUNT, Is("100000"), "messages queued per session; 0 = no limit"),
     key("mqtt.limits.queue-bytes", SIZE, Is("64MiB"), "bytes queued per session; 0 = no limit"),
@@ -247,20 +250,28 @@ pub(super) const ROWS: &[Row] = &[
         "what happens to a message for a full queue"),
     key("mqtt.limits.out-buffer", SIZE, Is("1MiB"),
         "bytes waiting for a slow reader, beyond which QoS 0 is shed; 0 = no limit"),
-    key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second; 0 = no limit"),
+    key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second; 0 = no limit")
+        .unused("this build does not enforce it yet"),
     key("mqtt.limits.subscriptions", COUNT, Is("0"), "subscriptions per client; 0 = no limit"),
     key("mqtt.limits.topic-levels", number(0, 65_535), Is("128"), "levels of a topic; 0 = no limit"),
-    key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit"),
-    key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit"),
+    key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit")
+        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit")
+        .unused("this build does not enforce it yet"),
     key("mqtt.limits.alias-bytes", SIZE, Is("64KiB"), "bytes of topic aliases per connection; 0 = no limit"),
     key("mqtt.limits.memory-max", SIZE, Derived("half of the machine's or the cgroup's memory"),
-        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit"),
-    key("mqtt.limits.store-bytes", SIZE, Is("0"), "bytes in the store; 0 = no limit"),
+        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit")
+        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.store-bytes", SIZE, Is("0"), "bytes in the store; 0 = no limit")
+        .unused("this build does not enforce it yet"),
     key("mqtt.limits.drain-timeout", seconds(0, 86_400), Is("30s"), "longest time to say good-bye to clients at SIGTERM"),
 
-    key("mqtt.options.client-write-buffer-size", bytes(0, 1024 * MIB), Is("0"), "a hint in bytes; 0 = as needed"),
-    key("mqtt.options.client-read-buffer-size", bytes(0, 1024 * MIB), Is("0"), "a hint in bytes; 0 = as needed"),
-    key("mqtt.options.sys-topic-resend-interval", seconds(1, 86_400), Is("10s"), "time between two updates of $SYS"),
+    key("mqtt.options.client-write-buffer-size", bytes(0, 1024 * MIB), Is("0"), "a hint in bytes; 0 = as needed")
+        .unused("buffers are lent to busy connections only and grow as needed"),
+    key("mqtt.options.client-read-buffer-size", bytes(0, 1024 * MIB), Is("0"), "a hint in bytes; 0 = as needed")
+        .unused("buffers are lent to busy connections only and grow as needed"),
+    key("mqtt.options.sys-topic-resend-interval", seconds(1, 86_400), Is("10s"), "time between two updates of $SYS")
+        .unused("$SYS is not in this build"),
     key("mqtt.options.inline-client", Kind::Bool, Is("false"), "an embedder's client in the process")
         .unused("a server has no inline client; use POST /api/v1/mqtt/message"),
     key("mqtt.options.capabilities.maximum-message-expiry-interval", seconds(0, u32::MAX as u64), Is("0"),
@@ -268,7 +279,8 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.options.capabilities.maximum-session-expiry-interval", seconds(0, u32::MAX as u64), Is("4294967295"),
         "longest time that a session outlives its connection; 4294967295 = for ever"),
     key("mqtt.options.capabilities.maximum-client-writes-pending", number(0, u32::MAX as u64), Is("8192"),
-        "messages waiting to be written per connection; 0 = no limit"),
+        "messages waiting to be written per connection; 0 = no limit")
+        .unused("this build does not enforce it yet"),
     key("mqtt.options.capabilities.maximum-packet-size", bytes(0, 268_435_460), Is("1MiB"),
         "largest packet accepted; 0 = the protocol's limit of 268435460"),
     key("mqtt.options.capabilities.receive-maximum", number(1, 65_535), Is("1024"),
@@ -290,15 +302,19 @@ pub(super) const ROWS: &[Row] = &[
         "answer unspecified error instead of not authorized").also("mqtt.options.compatibilities.obscure-not-authorized"),
     key("mqtt.options.capabilities.compatibilities.passive-client-disconnect", Kind::Bool, Is("false"),
         "leave it to the client to close after a DISCONNECT was sent")
-        .also("mqtt.options.compatibilities.passive-client-disconnect"),
+        .also("mqtt.options.compatibilities.passive-client-disconnect")
+        .unused("the broker closes its side and waits two seconds for the client's"),
     key("mqtt.options.capabilities.compatibilities.always-return-response", Kind::Bool, Is("false"),
         "send response information and reason strings even if the client did not ask")
-        .also("mqtt.options.compatibilities.always-return-response"),
+        .also("mqtt.options.compatibilities.always-return-response")
+        .unused("there is no response information to return"),
     key("mqtt.options.capabilities.compatibilities.restore-sys-info-restart", Kind::Bool, Is("false"),
-        "continue the counters of $SYS after a restart").also("mqtt.options.compatibilities.restore-sys-info-restart"),
+        "continue the counters of $SYS after a restart").also("mqtt.options.compatibilities.restore-sys-info-restart")
+        .unused("$SYS is not in this build"),
     key("mqtt.options.capabilities.compatibilities.no-inherited-properties-on-ack", Kind::Bool, Is("false"),
         "do not copy user properties of a packet to its acknowledgement")
-        .also("mqtt.options.compatibilities.no-inherited-properties-on-ack"),
+        .also("mqtt.options.compatibilities.no-inherited-properties-on-ack")
+        .unused("acknowledgements never carry the properties of their packet"),
 
     key("cluster.node-name", Kind::Text, Derived("the host name"), "name of this node, unique in the cluster").flag("node-name"),
     key("cluster.bind-addr", Kind::Ip, Is("127.0.0.1"), "gossip, raft and links to peers listen here").flag("bind-ip"),

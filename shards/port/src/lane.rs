@@ -97,6 +97,13 @@ impl<T> Sender<T> {
         self.0.inbox().push(message);
         self.0.wake();
     }
+
+    /// Pushes one message that can wait until the receiver is awake anyway: it is not woken for it.
+    pub fn push_quietly(&self, message: T) {
+        if !self.0.closed.load(Ordering::Acquire) {
+            self.0.inbox().push(message);
+        }
+    }
 }
 
 impl<T> Receiver<T> {
@@ -126,21 +133,12 @@ impl<T> Receiver<T> {
         self.0.armed.store(false, Ordering::SeqCst);
     }
 
-    /// Readable when a push woke the receiver; `None` for a lane made by [`blocking`].
+    /// Becomes readable when a push wakes the receiver, each time anew: to be watched edge-triggered; `None` for a lane made by [`blocking`].
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.0.waker {
             Waker::Eventfd(fd) => Some(fd.as_fd()),
             Waker::Condvar(_) => None,
-        }
-    }
-
-    /// Takes the wake-up, so that the descriptor is no longer readable.
-    pub fn clear_wakeup(&self) {
-        if let Waker::Eventfd(fd) = &self.0.waker {
-            let mut counter = [0u8; 8];
-            // nothing to read is fine too: another wake-up may have been taken with this one
-            let _ = rustix::io::read(fd, &mut counter);
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Batch {
     pub items: Vec<Item>,
     /// Topics, properties, group filters and small payloads of the items.
     pub text: Vec<u8>,
+    /// Something waits for its mark, so the sender is to be woken for that.
+    pub is_awaited: bool,
 }
 
 /// One thing that another shard is told.
