@@ -94,8 +94,16 @@ impl<T> Sender<T> {
         if self.0.closed.load(Ordering::Acquire) {
             return;
         }
-        self.0.inbox().push(message);
-        self.0.wake();
+        let mut inbox = self.0.inbox();
+        inbox.push(message);
+        // a condition variable forgets a notification that comes before the wait: under the lock it cannot. An eventfd
+        // remembers, and needs no lock.
+        if matches!(self.0.waker, Waker::Condvar(_)) {
+            self.0.wake();
+        } else {
+            drop(inbox);
+            self.0.wake();
+        }
     }
 
     /// Pushes one message that can wait until the receiver is awake anyway: it is not woken for it.
@@ -239,7 +247,9 @@ mod tests {
         while !sender.0.armed.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
+        let inbox = sender.0.inbox();
         sender.0.wake();
+        drop(inbox);
         while !sender.0.armed.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
