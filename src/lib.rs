@@ -6,4 +6,5 @@ pub mod check;
 pub mod logging;
 pub mod process;
 pub mod settings;
+pub mod tls;
 pub mod wiring;

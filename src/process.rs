@@ -91,6 +91,7 @@ fn run(
             Ok(Signal::SIGHUP) => {
                 log.reopen();
                 log::info!("log files reopened (SIGHUP)");
+                broker.reload();
             }
             Ok(signal) => {
                 log::info!(signal = signal.as_str(); "server draining");

@@ -12,13 +12,15 @@ use corqtt_port::auth::{Anonymous, Auth};
 use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Memory, Store};
 use corqtt_shards::{
-    Capabilities, Compatibilities, Config, DrainStep, Driven, Listener, Ports, Runtime, ToShard,
-    bind, glommio_available, start,
+    Bound, Capabilities, Certificates, Compatibilities, Config, DrainStep, Driven, Listener,
+    Network, Ports, Runtime, ToShard, bind, bind_unix, glommio_available, start,
 };
 use corqtt_topics::{ShardId, Strategy};
+use corqtt_transport::websocket::Origins;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::settings::{self, Limit, ListenerSocket, Settings};
+use crate::settings::{self, Limit, ListenerSettings, ListenerSocket, Settings, TlsSettings};
+use crate::tls;
 
 /// File descriptors that are not for connections.
 const RESERVED_DESCRIPTORS: u64 = 512;
@@ -43,6 +45,16 @@ pub enum Edges {
 pub struct Broker {
     shards: Vec<Driven>,
     inboxes: Vec<Sender<ToShard>>,
+    certificates: Vec<Shown>,
+}
+
+/// The certificates that a listener shows, and where they come from.
+#[derive(Debug)]
+struct Shown {
+    /// Of the listener.
+    id: String,
+    files: TlsSettings,
+    certificates: Arc<Certificates>,
 }
 
 impl Broker {
@@ -51,7 +63,8 @@ impl Broker {
     /// # Errors
     /// When an address is taken, a CPU cannot be had, or the process runs out of something.
     pub fn start(settings: &Settings, edges: Edges) -> anyhow::Result<Self> {
-        let config = Arc::new(config(settings)?);
+        let mut certificates = Vec::new();
+        let config = Arc::new(config(settings, &mut certificates)?);
         let (mut inboxes, mut receivers) = (Vec::new(), Vec::new());
         for _ in 0..config.shards {
             let (sender, receiver) =
@@ -76,9 +89,29 @@ impl Broker {
             shards.push(start(ShardId(number), &config, ports)?);
         }
         for listener in &config.listeners {
-            log::info!(address:% = listener.bound.address, id = listener.id, protocol = "tcp"; "attached listener");
+            let protocol = settings.protocol_of(&listener.id);
+            log::info!(address:% = listener.bound.place, id = listener.id, protocol = protocol; "attached listener");
         }
-        Ok(Self { shards, inboxes })
+        Ok(Self {
+            shards,
+            inboxes,
+            certificates,
+        })
+    }
+
+    /// Reads certificates again. What cannot be read stays as it was, and the log says so; nobody is disconnected.
+    pub fn reload(&self) {
+        for shown in &self.certificates {
+            match tls::terms(&shown.files, Some(&shown.certificates.current())) {
+                Ok(terms) => {
+                    shown.certificates.exchange(Arc::new(terms));
+                    log::info!(listener = shown.id; "certificates read again");
+                }
+                Err(error) => {
+                    log::error!(listener = shown.id; "certificates stay as they were: {error:#}");
+                }
+            }
+        }
     }
 
     /// Takes the broker down: wills first, then goodbyes. False if `timeout` passed before every connection was closed.
@@ -140,23 +173,75 @@ impl Edges {
     }
 }
 
-fn config(settings: &Settings) -> anyhow::Result<Config> {
+/// Opens a listener's addresses; a name may stand for several.
+fn listen(
+    listener: &ListenerSettings,
+    certificates: &mut Vec<Shown>,
+) -> anyhow::Result<Vec<Listener>> {
+    let id = &listener.id;
+    let bound: Vec<Bound> = match &listener.socket {
+        ListenerSocket::Tcp(address)
+        | ListenerSocket::Ws(address)
+        | ListenerSocket::Tls(address, _)
+        | ListenerSocket::Wss(address, _) => {
+            let resolved = address
+                .resolve()
+                .with_context(|| format!("listener {id}: {address} cannot be resolved"))?;
+            let bound = resolved.into_iter().map(|address| bind(id, address));
+            bound.collect::<Result<_, _>>()?
+        }
+        ListenerSocket::Unix(path) => vec![bind_unix(id, path)?],
+        // the settings have refused it
+        ListenerSocket::Quic(..) => Vec::new(),
+    };
+    let shown = match &listener.socket {
+        ListenerSocket::Tls(_, files) | ListenerSocket::Wss(_, files) => {
+            let terms = tls::terms(files, None).with_context(|| format!("listener {id}"))?;
+            let shown = Arc::new(Certificates::new(Arc::new(terms)));
+            certificates.push(Shown {
+                id: id.clone(),
+                files: files.clone(),
+                certificates: shown.clone(),
+            });
+            Some(shown)
+        }
+        _ => None,
+    };
+    let is_websocket = matches!(
+        listener.socket,
+        ListenerSocket::Ws(_) | ListenerSocket::Wss(..)
+    );
+    let proxies: Vec<_> = listener
+        .proxy_protocol_from
+        .iter()
+        .map(|range| Network {
+            address: range.network,
+            prefix_bits: range.prefix_bits,
+        })
+        .collect();
+    let listeners = bound.into_iter().map(|bound| {
+        let is_loopback = bound.ip().is_none_or(|address| address.ip().is_loopback());
+        let allowed = listener.allowed_origins.iter().map(String::as_str);
+        let origins = Origins::new(allowed, is_loopback)
+            .with_context(|| format!("listener {id}: allowed-origins"))?;
+        Ok(Listener {
+            id: id.clone(),
+            bound: Arc::new(bound),
+            proxies: proxies.clone(),
+            certificates: shown.clone(),
+            origins: is_websocket.then(|| Arc::new(origins)),
+            connections_max: listener.connections_max,
+        })
+    });
+    listeners.collect()
+}
+
+fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<Config> {
     let descriptors = raise_descriptors();
     let (shards, cpus) = placement(settings)?;
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
-        let ListenerSocket::Tcp(address) = &listener.socket else {
-            continue;
-        };
-        let resolved = address
-            .resolve()
-            .with_context(|| format!("listener {}: {address} cannot be resolved", listener.id))?;
-        for address in resolved {
-            listeners.push(Listener {
-                id: listener.id.clone(),
-                bound: Arc::new(bind(&listener.id, address)?),
-            });
-        }
+        listeners.extend(listen(listener, certificates)?);
     }
     let limits = &settings.limits;
     let connections_max = match limits.connections {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a shard is told at start: plain values, already checked.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use corqtt_codec::{QoS, Version};
 use corqtt_topics::Strategy;
+use corqtt_transport::Layers;
+use corqtt_transport::tls::Terms;
+use corqtt_transport::websocket::Origins;
 
 use crate::listener::Bound;
 
@@ -25,6 +29,91 @@ pub struct Listener {
     pub id: String,
     /// What was bound.
     pub bound: Arc<Bound>,
+    /// Load balancers: what comes from there begins with a PROXY header.
+    pub proxies: Vec<Network>,
+    /// Where clients speak TLS.
+    pub certificates: Option<Arc<Certificates>>,
+    /// Where clients speak WebSocket: who may.
+    pub origins: Option<Arc<Origins>>,
+    /// Connections of this listener at once; `None`: no limit of its own.
+    pub connections_max: Option<u64>,
+}
+
+impl Listener {
+    /// Plain TCP without limits of its own.
+    #[must_use]
+    pub fn plain(id: &str, bound: Arc<Bound>) -> Self {
+        Self {
+            id: id.to_owned(),
+            bound,
+            proxies: Vec::new(),
+            certificates: None,
+            origins: None,
+            connections_max: None,
+        }
+    }
+
+    /// The layers of a connection that comes from there now; `None`: from a unix socket.
+    #[must_use]
+    pub fn layers(&self, from: Option<IpAddr>) -> Layers {
+        Layers {
+            proxy: from.is_some_and(|from| self.proxies.iter().any(|proxy| proxy.contains(from))),
+            tls: self.certificates.as_ref().map(|each| each.current()),
+            websocket: self.origins.clone(),
+        }
+    }
+}
+
+/// A listener's certificates: read by every new connection, exchanged when they are read again.
+#[derive(Debug)]
+pub struct Certificates(RwLock<Arc<Terms>>);
+
+impl Certificates {
+    /// Begins with these.
+    #[must_use]
+    pub const fn new(terms: Arc<Terms>) -> Self {
+        Self(RwLock::new(terms))
+    }
+
+    /// What new connections are shown. Held only for a clone: this is not the message path.
+    #[must_use]
+    pub fn current(&self) -> Arc<Terms> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// New connections see these; those that are there keep theirs.
+    pub fn exchange(&self, terms: Arc<Terms>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = terms;
+    }
+}
+
+/// Addresses with a common prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Any address of it.
+    pub address: IpAddr,
+    /// Bits that count.
+    pub prefix_bits: u8,
+}
+
+impl Network {
+    /// Whether an address is in it. An IPv4 address that arrived on an IPv6 socket counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let differing = match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            _ => return false,
+        };
+        differing >= u32::from(self.prefix_bits)
+    }
 }
 
 /// What the broker offers; where 5.0 has a property for it, CONNACK says so.
@@ -105,4 +194,42 @@ pub struct Config {
     pub strategy: Strategy,
     /// Same for all shards, drawn at start: client ids cannot be aimed at a shard.
     pub hash_seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(address: &str, prefix_bits: u8) -> Network {
+        Network {
+            address: address.parse().expect("an address"),
+            prefix_bits,
+        }
+    }
+
+    fn contains(network: Network, address: &str) -> bool {
+        network.contains(address.parse().expect("an address"))
+    }
+
+    #[test]
+    fn a_network_holds_what_has_its_prefix() {
+        assert!(contains(network("10.1.0.0", 16), "10.1.255.1"));
+        assert!(!contains(network("10.1.0.0", 16), "10.2.0.1"));
+        assert!(contains(network("127.0.0.1", 32), "127.0.0.1"));
+        assert!(!contains(network("127.0.0.1", 32), "127.0.0.2"));
+        assert!(contains(network("fd00::", 8), "fdff::1"));
+        assert!(!contains(network("fd00::", 8), "fe00::1"));
+    }
+
+    #[test]
+    fn a_prefix_of_nothing_holds_all_of_its_family() {
+        assert!(contains(network("0.0.0.0", 0), "203.0.113.7"));
+        assert!(!contains(network("0.0.0.0", 0), "::1"));
+        assert!(contains(network("::", 0), "::1"));
+    }
+
+    #[test]
+    fn a_mapped_address_counts_as_what_it_maps() {
+        assert!(contains(network("10.0.0.0", 8), "::ffff:10.2.3.4"));
+    }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection from its first byte to its end: reading, decoding, deadlines, closing, moving to another shard.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use corqtt_codec::{Disconnect, Packet, ReasonCode, encode, frame, frame_len};
 use corqtt_port::events::Event;
@@ -10,6 +12,8 @@ use corqtt_transport::{Carry, reserve_for_read};
 use rustix::io::Errno;
 
 use crate::lanes::{HandOff, ToShard};
+use crate::layers::LayerScratch;
+use crate::listener::Peer;
 use crate::shard::{CARRY_BYTES, READ_BYTES, Shard};
 use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
 
@@ -127,6 +131,10 @@ impl Shard {
                 Some(count) => filled += count,
                 None => alive = false,
             }
+            // layers may have taken all of it for themselves
+            if filled == 0 && alive && self.wires.slots[slot as usize].readable {
+                self.make_ready(slot);
+            }
         }
         let stopped = filled > 0 && self.decode_and_carry(slot, &scratch[..filled], None);
         if scratch.len() > CARRY_BYTES + READ_BYTES {
@@ -149,9 +157,11 @@ impl Shard {
             let room = room.min(scratch.len()).min(budget);
             // through the scratch, so that what a read costs is what came, not the room there was
             match self.read(slot, &mut scratch[..room]) {
+                // layers may have taken all of it for themselves
+                Some(0) => break,
                 Some(count) => {
                     bytes.extend_from_slice(&scratch[..count]);
-                    budget = budget.saturating_sub(count.max(1));
+                    budget = budget.saturating_sub(count);
                 }
                 None => {
                     alive = false;
@@ -186,6 +196,20 @@ impl Shard {
 
     /// One read. `None`: the stream has ended (or broke: then it is closing already).
     fn read(&mut self, slot: u32, into: &mut [u8]) -> Option<usize> {
+        let connection = &self.wires.slots[slot as usize];
+        if connection.layers.is_some() && connection.stage != Stage::Lingering {
+            return self.read_layered(slot, into);
+        }
+        let count = self.read_socket(slot, into)?;
+        let connection = &mut self.wires.slots[slot as usize];
+        if count > 0 && connection.stage == Stage::Live {
+            connection.clock_ms = self.now.mono_ms;
+        }
+        Some(count)
+    }
+
+    /// One read of the socket itself.
+    fn read_socket(&mut self, slot: u32, into: &mut [u8]) -> Option<usize> {
         let connection = &mut self.wires.slots[slot as usize];
         let fd = connection.fd.as_ref()?;
         loop {
@@ -194,9 +218,6 @@ impl Shard {
                 Ok(count) => {
                     // a short read means that the socket is empty, unless the peer has closed: then the end comes next
                     connection.readable = count == into.len() || connection.hangup;
-                    if connection.stage == Stage::Live {
-                        connection.clock_ms = self.now.mono_ms;
-                    }
                     self.counters.bytes_received += count as u64;
                     return Some(count);
                 }
@@ -218,6 +239,100 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// One read through the connection's layers, which may leave nothing of it.
+    fn read_layered(&mut self, slot: u32, into: &mut [u8]) -> Option<usize> {
+        let layers = self.wires.slots[slot as usize].layers.as_mut()?;
+        let mut count = layers.take_ready(into);
+        if count == 0 {
+            if layers.is_ended {
+                return None;
+            }
+            let mut scratch = std::mem::take(&mut self.layer_scratch);
+            let read = self.read_socket(slot, &mut scratch.raw);
+            count = match read {
+                Some(0) => 0,
+                Some(taken) => self.handle_layers(slot, taken, &mut scratch, into),
+                None => {
+                    self.layer_scratch = scratch;
+                    return self.end_of_socket(slot);
+                }
+            };
+            self.layer_scratch = scratch;
+        }
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.closing {
+            return Some(0);
+        }
+        connection.readable |= connection
+            .layers
+            .as_ref()
+            .is_some_and(|layers| layers.wants_read());
+        if count > 0 && connection.stage == Stage::Live {
+            connection.clock_ms = self.now.mono_ms;
+        }
+        Some(count)
+    }
+
+    /// The socket has ended below the layers, whatever they said.
+    fn end_of_socket(&mut self, slot: u32) -> Option<usize> {
+        if let Some(layers) = &mut self.wires.slots[slot as usize].layers {
+            layers.is_ended = true;
+        }
+        None
+    }
+
+    /// Lets the layers have the first `taken` bytes of the scratch; returns how many MQTT bytes went to `into`.
+    fn handle_layers(
+        &mut self,
+        slot: u32,
+        taken: usize,
+        scratch: &mut LayerScratch,
+        into: &mut [u8],
+    ) -> usize {
+        let connection = &mut self.wires.slots[slot as usize];
+        let Some(layers) = &mut connection.layers else {
+            return 0;
+        };
+        let begun = layers.transport.is_handshaking().then(Instant::now);
+        scratch.mqtt.clear();
+        let handled = layers.transport.handle_bytes(
+            &mut scratch.raw[..taken],
+            &mut scratch.mqtt,
+            &mut layers.sending,
+            &mut scratch.workspace,
+            self.now.wall_ms,
+        );
+        if let Some(begun) = begun {
+            scratch.handshakes += begun.elapsed();
+        }
+        let count = if handled.is_ok() {
+            layers.give(&scratch.mqtt, into)
+        } else {
+            0
+        };
+        layers.is_ended |= layers.transport.is_ended();
+        let answers = !layers.unsent().is_empty();
+        let source = layers.transport.poll_source();
+        if layers.transport.is_transparent() && !layers.has_ready() {
+            connection.layers = None;
+        }
+        if let Some(source) = source {
+            connection.peer = Peer::Ip(source);
+        }
+        if answers {
+            self.wires.make_dirty(slot);
+        }
+        if let Err(error) = handled {
+            let close = Close {
+                reason: None,
+                why: Why::Layers(error),
+                keep_will: true,
+            };
+            self.close_soon(slot, close);
+        }
+        count
     }
 
     /// The client has closed. `stopped`: something that it sent before is still to be handled.
@@ -392,7 +507,15 @@ impl Shard {
                 out.bytes_mut(),
             );
         }
-        goodbye |= self.wires.slots[slot as usize].out.is_some();
+        let connection = &mut self.wires.slots[slot as usize];
+        goodbye |= connection.out.is_some();
+        if let Some(layers) = &mut connection.layers
+            && !matches!(close.why, Why::Transport(_))
+            && layers.has_goodbye()
+        {
+            layers.end();
+            goodbye = true;
+        }
         self.linger_or_forget(slot, goodbye);
         if session != NONE {
             self.leave_session(session, slot, was_live, close.keep_will);
@@ -561,6 +684,7 @@ impl Shard {
         let Some(fd) = self.unwatch(slot) else { return };
         let hand_off = HandOff {
             fd,
+            layers: self.wires.slots[slot as usize].layers.take(),
             peer,
             listener,
             bytes: bytes.to_vec(),
@@ -574,6 +698,7 @@ impl Shard {
     pub(crate) fn take_over_socket(&mut self, hand_off: HandOff) {
         let Some(slot) = self.adopt(
             hand_off.fd,
+            hand_off.layers,
             hand_off.peer,
             hand_off.listener,
             hand_off.deadline_ms,
@@ -582,6 +707,10 @@ impl Shard {
         };
         let connection = &mut self.wires.slots[slot as usize];
         connection.carry = Carry::Small(hand_off.bytes);
+        if let Some(layers) = &connection.layers {
+            connection.readable = layers.wants_read();
+            self.wires.make_dirty(slot);
+        }
         self.make_ready(slot);
     }
 }

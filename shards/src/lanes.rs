@@ -2,7 +2,6 @@
 //! A shard's inbox, and its streams to the other shards.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -17,6 +16,9 @@ use corqtt_port::routes::{
 use corqtt_port::store::Token;
 use corqtt_session::AckKey;
 use corqtt_topics::{Interest, ShardId, Stamp};
+
+use crate::layers::Layered;
+use crate::listener::Peer;
 
 /// Items to one shard that it has not marked yet; above this QoS 0 is shed and connections wait for the next turn.
 const OUTSTANDING_ITEMS_MAX: u64 = 64 * 1024;
@@ -60,7 +62,8 @@ pub enum DrainStep {
 #[derive(Debug)]
 pub struct HandOff {
     pub(crate) fd: OwnedFd,
-    pub(crate) peer: SocketAddr,
+    pub(crate) layers: Option<Box<Layered>>,
+    pub(crate) peer: Peer,
     pub(crate) listener: u16,
     /// CONNECT and whatever came behind it.
     pub(crate) bytes: Vec<u8>,

@@ -21,6 +21,7 @@ mod connection;
 mod driver;
 mod extended;
 mod lanes;
+mod layers;
 mod listener;
 mod packets;
 mod retain;
@@ -31,8 +32,8 @@ mod subscribe;
 mod wheel;
 mod wires;
 
-pub use config::{Capabilities, Compatibilities, Config, Listener, Runtime};
+pub use config::{Capabilities, Certificates, Compatibilities, Config, Listener, Network, Runtime};
 pub use driver::{Driven, StartError, glommio_available, start};
 pub use lanes::{DrainStep, HandOff, ToShard};
-pub use listener::{BindError, Bound, bind};
+pub use listener::{BindError, Bound, Place, bind, bind_unix};
 pub use shard::{Ports, Shard};

@@ -1,21 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Listening sockets: bound once by main so that an address in use is noticed, then by every shard.
+//! Listening sockets: bound once by main so that an address in use is noticed, then by every shard. A unix socket has
+//! one queue only: the first shard accepts for all.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay,
 };
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind as bind_socket, getsockname, ipproto, listen,
-    socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_socket, connect,
+    getsockname, ipproto, listen, socket_with,
 };
 
 /// Connections that wait to be accepted, per shard and listener.
 const BACKLOG: i32 = 4096;
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// With the port that the kernel chose where it was 0.
+    Ip(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// The client's own address, where a load balancer told it.
+    Ip(SocketAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl Peer {
+    pub(crate) const fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
 
 /// A listener could not be bound.
 #[derive(Debug)]
@@ -23,25 +71,31 @@ pub struct BindError {
     /// Name of the listener.
     pub id: String,
     /// Its address.
-    pub address: SocketAddr,
+    pub place: Place,
     /// What the kernel said.
     pub errno: Errno,
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let next = match self.errno {
-            Errno::ADDRINUSE => "another process listens there; stop it or choose another address",
-            Errno::ACCESS => {
+        let next = match (self.errno, &self.place) {
+            (Errno::EXIST, _) => "that file is no socket; choose another path",
+            (_, Place::Unix(_)) if self.errno != Errno::ADDRINUSE => {
+                "check that its folder exists and may be written to"
+            }
+            (Errno::ADDRINUSE, _) => {
+                "another process listens there; stop it or choose another address"
+            }
+            (Errno::ACCESS, _) => {
                 "ports below 1024 need the capability CAP_NET_BIND_SERVICE; choose another port or grant it"
             }
-            Errno::ADDRNOTAVAIL => "no interface of this machine has that address",
+            (Errno::ADDRNOTAVAIL, _) => "no interface of this machine has that address",
             _ => "check the address",
         };
         write!(
             f,
             "listener {} cannot listen on {}: {} ({next})",
-            self.id, self.address, self.errno
+            self.id, self.place, self.errno
         )
     }
 }
@@ -74,10 +128,44 @@ fn socket(address: SocketAddr, share: bool) -> rustix::io::Result<OwnedFd> {
 /// An address that is this process's: nobody else can bind it as long as this lives.
 #[derive(Debug)]
 pub struct Bound {
-    /// With the port that the kernel chose where it was 0.
-    pub address: SocketAddr,
-    /// Bound but not listening, so it gets no connections.
-    _holder: OwnedFd,
+    /// Where.
+    pub place: Place,
+    /// TCP: bound but not listening, so it gets no connections. Unix: the listening socket.
+    holder: OwnedFd,
+}
+
+impl Bound {
+    /// The address of a TCP listener.
+    #[must_use]
+    pub const fn ip(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Ip(address) => Some(address),
+            Place::Unix(_) => None,
+        }
+    }
+
+    /// A shard's own socket; `None`: this shard need not listen there.
+    pub(crate) fn open(&self, shard: u8) -> rustix::io::Result<Option<OwnedFd>> {
+        match self.place {
+            Place::Ip(address) => {
+                let fd = socket(address, true)?;
+                listen(&fd, BACKLOG)?;
+                Ok(Some(fd))
+            }
+            Place::Unix(_) if shard == 0 => {
+                rustix::io::fcntl_dupfd_cloexec(&self.holder, 0).map(Some)
+            }
+            Place::Unix(_) => Ok(None),
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Place::Unix(path) = &self.place {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Takes an address for this process.
@@ -90,7 +178,7 @@ pub struct Bound {
 pub fn bind(id: &str, address: SocketAddr) -> Result<Bound, BindError> {
     let error = |errno| BindError {
         id: id.to_owned(),
-        address,
+        place: Place::Ip(address),
         errno,
     };
     let holder = socket(address, false).map_err(error)?;
@@ -98,16 +186,46 @@ pub fn bind(id: &str, address: SocketAddr) -> Result<Bound, BindError> {
     let bound = getsockname(&holder).map_err(error)?;
     let address = SocketAddr::try_from(bound).map_err(error)?;
     Ok(Bound {
-        address,
-        _holder: holder,
+        place: Place::Ip(address),
+        holder,
     })
 }
 
-/// A shard's own socket on an address.
-pub(crate) fn open(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
-    let fd = socket(address, true)?;
-    listen(&fd, BACKLOG)?;
-    Ok(fd)
+/// Takes a path for this process. A socket that a process left behind is replaced, one that somebody listens on is not.
+///
+/// # Errors
+/// When the path cannot be bound.
+pub fn bind_unix(id: &str, path: &Path) -> Result<Bound, BindError> {
+    let error = |errno| BindError {
+        id: id.to_owned(),
+        place: Place::Unix(path.to_owned()),
+        errno,
+    };
+    let address = SocketAddrUnix::new(path).map_err(error)?;
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(error(Errno::EXIST));
+        }
+        let probe = unix_socket().map_err(error)?;
+        match connect(&probe, &address) {
+            Err(Errno::CONNREFUSED) => drop(std::fs::remove_file(path)),
+            // its queue may be full: somebody listens all the same
+            Ok(()) | Err(Errno::AGAIN) => return Err(error(Errno::ADDRINUSE)),
+            Err(errno) => return Err(error(errno)),
+        }
+    }
+    let holder = unix_socket().map_err(error)?;
+    bind_socket(&holder, &address).map_err(error)?;
+    listen(&holder, BACKLOG).map_err(error)?;
+    Ok(Bound {
+        place: Place::Unix(path.to_owned()),
+        holder,
+    })
+}
+
+fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 #[cfg(test)]
@@ -120,22 +238,76 @@ mod tests {
         ANY_PORT.parse().expect("an address")
     }
 
+    fn address_of(bound: &Bound) -> SocketAddr {
+        bound.ip().expect("a TCP listener")
+    }
+
     #[test]
     fn shards_listen_beside_the_holder_and_nobody_else_does() {
         let bound = bind("tcp", any()).expect("a free port");
-        let first = open(bound.address).expect("a shard's socket");
-        let second = open(bound.address).expect("another shard's socket");
-        let refused = bind("tcp-2", bound.address).expect_err("the address is taken");
+        let first = bound.open(0).expect("a shard's socket");
+        let second = bound.open(1).expect("another shard's socket");
+        assert!(first.is_some() && second.is_some());
+        let refused = bind("tcp-2", address_of(&bound)).expect_err("the address is taken");
         assert_eq!(refused.errno, Errno::ADDRINUSE);
         let text = refused.to_string();
         assert!(text.contains("tcp-2"), "{text}");
-        assert!(text.contains(&bound.address.to_string()), "{text}");
-        drop((first, second));
+        assert!(text.contains(&bound.place.to_string()), "{text}");
     }
 
     #[test]
     fn an_address_is_taken_before_any_shard_listens() {
         let bound = bind("tcp", any()).expect("a free port");
-        assert!(bind("tcp-2", bound.address).is_err());
+        assert!(bind("tcp-2", address_of(&bound)).is_err());
+    }
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("corqtt-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a folder");
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_accepted_by_the_first_shard_only() {
+        let folder = Folder::new("first");
+        let bound = bind_unix("unix", &folder.0.join("mqtt.sock")).expect("a socket");
+        assert!(bound.open(0).expect("a descriptor").is_some());
+        assert!(bound.open(1).expect("nothing to do").is_none());
+    }
+
+    #[test]
+    fn a_unix_socket_in_use_is_refused_and_a_left_one_replaced() {
+        let folder = Folder::new("left");
+        let path = folder.0.join("mqtt.sock");
+        let bound = bind_unix("unix", &path).expect("a socket");
+        let refused = bind_unix("unix-2", &path).expect_err("somebody listens");
+        assert_eq!(refused.errno, Errno::ADDRINUSE);
+        assert!(refused.to_string().contains("mqtt.sock"), "{refused}");
+        drop(bound);
+        assert!(!path.exists());
+        let left = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        drop(left);
+        assert!(path.exists());
+        bind_unix("unix", &path).expect("what was left is replaced");
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let folder = Folder::new("file");
+        let path = folder.0.join("mqtt.sock");
+        std::fs::write(&path, "mine").expect("a file");
+        let refused = bind_unix("unix", &path).expect_err("a file is there");
+        assert!(refused.to_string().contains("no socket"), "{refused}");
+        assert!(path.exists());
     }
 }

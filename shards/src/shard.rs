@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use corqtt_port::ConnectionKey;
 use corqtt_port::auth::Auth;
@@ -14,6 +15,7 @@ use corqtt_port::lane::{Receiver, Sender};
 use corqtt_port::store::{self, Op, Store, Token};
 use corqtt_session::{Drops, Frame, Now};
 use corqtt_topics::{Interest, Matches, Partition, Retained, ShardId};
+use corqtt_transport::Transport;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::{
@@ -24,6 +26,8 @@ use rustix::time::{
 use crate::background::FanOut;
 use crate::config::Config;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
+use crate::layers::{HANDSHAKES_MAX, LayerScratch, Layered};
+use crate::listener::Peer;
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
@@ -91,6 +95,8 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 struct Listening {
     id: Arc<str>,
+    /// Its place in the configuration.
+    number: u16,
     fd: OwnedFd,
     /// Monotonic ms until which it rests, 0: it listens.
     paused_until_ms: u64,
@@ -148,6 +154,7 @@ pub struct Shard {
     /// Work left in this turn.
     pub(crate) work: i64,
     pub(crate) scratch: Vec<u8>,
+    pub(crate) layer_scratch: LayerScratch,
     pub(crate) stamp: u64,
     pub(crate) rng: u64,
     pub(crate) draining: Option<DrainStep>,
@@ -203,11 +210,14 @@ impl Shard {
         )?;
         let mut listeners = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
-            let fd = crate::listener::open(listener.bound.address)?;
-            let key = KEY_LISTENER + index as u64;
+            let Some(fd) = listener.bound.open(me.0)? else {
+                continue;
+            };
+            let key = KEY_LISTENER + listeners.len() as u64;
             epoll::add(&epoll, &fd, EventData::new_u64(key), EventFlags::IN)?;
             listeners.push(Listening {
                 id: listener.id.as_str().into(),
+                number: index as u16,
                 fd,
                 paused_until_ms: 0,
             });
@@ -254,6 +264,7 @@ impl Shard {
             runnable_batches: 0,
             work: 0,
             scratch: vec![0; CARRY_BYTES + READ_BYTES],
+            layer_scratch: LayerScratch::default(),
             stamp: 0,
             rng: u64::from_ne_bytes(seed) | 1,
             draining: None,
@@ -364,6 +375,7 @@ impl Shard {
         self.inbox.disarm();
         self.now = clocks();
         self.work = WORK_MAX;
+        self.layer_scratch.handshakes = Duration::ZERO;
         let events = std::mem::take(&mut self.events_buffer);
         for event in &events {
             self.handle_event(event.data.u64(), event.flags);
@@ -437,9 +449,11 @@ impl Shard {
             let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(&listener.fd, flags) {
                 Ok((fd, peer)) => {
-                    let Some(peer) = peer.and_then(|peer| peer.try_into().ok()) else {
-                        continue;
-                    };
+                    let number = listener.number;
+                    // a client of a unix socket has no name of its own
+                    let peer = peer
+                        .and_then(|peer| peer.try_into().ok())
+                        .map_or(Peer::Unix, Peer::Ip);
                     if self.connections.fetch_add(1, Ordering::Relaxed)
                         >= self.config.connections_max
                     {
@@ -449,7 +463,17 @@ impl Shard {
                     }
                     let deadline_ms =
                         self.now.mono_ms + self.config.connect_timeout.as_millis() as u64;
-                    self.adopt(fd, peer, index as u16, deadline_ms);
+                    let layers = self.config.listeners[usize::from(number)].layers(peer.ip());
+                    match Transport::new(&layers) {
+                        Ok(transport) => {
+                            let layers = transport.map(|each| Box::new(Layered::new(each)));
+                            self.adopt(fd, layers, peer, number, deadline_ms);
+                        }
+                        Err(error) => {
+                            self.connections.fetch_sub(1, Ordering::Relaxed);
+                            log::warn!(remote:% = peer, error:% = error; "connection refused");
+                        }
+                    }
                 }
                 Err(Errno::AGAIN | Errno::INTR) => return,
                 // accept(2): what became of the connection before it was accepted
@@ -482,11 +506,12 @@ impl Shard {
     pub(crate) fn adopt(
         &mut self,
         fd: OwnedFd,
-        peer: std::net::SocketAddr,
+        layers: Option<Box<Layered>>,
+        peer: Peer,
         listener: u16,
         deadline_ms: u64,
     ) -> Option<u32> {
-        let slot = self.wires.add(fd, peer, listener, deadline_ms);
+        let slot = self.wires.add(fd, layers, peer, listener, deadline_ms);
         let key = self.wires.key(slot);
         let data = EventData::new_u64(u64::from(key.slot) | u64::from(key.generation) << 32);
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -597,6 +622,10 @@ impl Shard {
             let Some(slot) = self.ready.pop_front() else {
                 break;
             };
+            if self.layer_scratch.handshakes >= HANDSHAKES_MAX && self.wires.is_handshaking(slot) {
+                self.ready.push_back(slot);
+                continue;
+            }
             self.wires.slots[slot as usize].ready = false;
             self.serve(slot);
         }
@@ -679,13 +708,13 @@ impl Shard {
                 }
             }
             Flushed::Blocked => {}
-            Flushed::Broken(errno) => {
+            Flushed::Broken(why) => {
                 if self.wires.slots[slot as usize].stage == Stage::Lingering {
                     self.forget(slot);
                 } else {
                     let close = Close {
                         reason: None,
-                        why: Why::Transport(errno),
+                        why,
                         keep_will: true,
                     };
                     self.close_soon(slot, close);
@@ -751,7 +780,10 @@ impl Shard {
         self.draining = Some(step);
         match step {
             DrainStep::Wills => {
-                self.listeners.clear();
+                for listener in self.listeners.drain(..) {
+                    // main holds a unix socket's queue open: nobody shall wait in it
+                    let _ = rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Both);
+                }
                 for session in 0..self.sessions.slots.len() as u32 {
                     let slot = &mut self.sessions.slots[session as usize];
                     // a will that waits for its delay cannot outlive the process either

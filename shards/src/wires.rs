@@ -2,16 +2,17 @@
 //! The shard's table of connections, and the output buffers that busy ones borrow.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use corqtt_codec::{ReasonCode, Version};
 use corqtt_port::ConnectionKey;
 use corqtt_session::Output;
-use corqtt_transport::Carry;
+use corqtt_transport::{Carry, TransportError, Workspace};
 use rustix::io::Errno;
 
 use crate::connect::Pending;
+use crate::layers::Layered;
+use crate::listener::Peer;
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -78,18 +79,20 @@ pub(crate) struct Connection {
     pub(crate) carry: Carry,
     pub(crate) out: Option<Box<Output>>,
     pub(crate) pending: Option<Box<Pending>>,
-    pub(crate) peer: SocketAddr,
+    /// What lies between the socket and MQTT; `None`: nothing.
+    pub(crate) layers: Option<Box<Layered>>,
+    pub(crate) peer: Peer,
 }
 
 /// What a flush came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Flushed {
     /// Everything is with the kernel.
     All,
     /// The kernel has no room: EPOLLOUT will come.
     Blocked,
     /// The connection is broken.
-    Broken(Errno),
+    Broken(Why),
 }
 
 /// All connections of a shard.
@@ -102,6 +105,9 @@ pub(crate) struct Wires {
     /// Slots with output that was not offered to the kernel yet.
     pub(crate) dirty: Vec<u32>,
     pub(crate) bytes_sent: u64,
+    workspace: Workspace,
+    /// Lent to a layered connection while it is flushed.
+    spare: Vec<u8>,
 }
 
 impl Wires {
@@ -109,7 +115,8 @@ impl Wires {
     pub(crate) fn add(
         &mut self,
         fd: OwnedFd,
-        peer: SocketAddr,
+        layers: Option<Box<Layered>>,
+        peer: Peer,
         listener: u16,
         deadline_ms: u64,
     ) -> u32 {
@@ -142,6 +149,7 @@ impl Wires {
             carry: Carry::Empty,
             out: None,
             pending: None,
+            layers,
             peer,
         };
         match self.slots.get_mut(slot as usize) {
@@ -159,6 +167,7 @@ impl Wires {
         connection.fd = None;
         connection.carry = Carry::Empty;
         connection.pending = None;
+        connection.layers = None;
         connection.session = NONE;
         if let Some(out) = connection.out.take() {
             self.give_back(out);
@@ -185,24 +194,42 @@ impl Wires {
     /// Where to write packets for a connection; it is flushed at the end of the turn.
     #[inline]
     pub(crate) fn output(&mut self, slot: u32) -> &mut Output {
+        self.make_dirty(slot);
         let connection = &mut self.slots[slot as usize];
-        if !connection.dirty {
-            connection.dirty = true;
-            self.dirty.push(slot);
-        }
         if connection.out.is_none() {
             connection.out = Some(self.pool.pop().unwrap_or_default());
         }
         connection.out.as_mut().expect("put there one line above")
     }
 
+    /// A connection is flushed at the end of the turn.
+    #[inline]
+    pub(crate) fn make_dirty(&mut self, slot: u32) {
+        let connection = &mut self.slots[slot as usize];
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
     /// Bytes that wait for the socket.
     #[inline]
     pub(crate) fn output_len(&self, slot: u32) -> usize {
+        let connection = &self.slots[slot as usize];
+        connection.out.as_ref().map_or(0, |out| out.len())
+            + connection
+                .layers
+                .as_ref()
+                .map_or(0, |layers| layers.unsent().len())
+    }
+
+    /// A TLS handshake is under way.
+    #[inline]
+    pub(crate) fn is_handshaking(&self, slot: u32) -> bool {
         self.slots[slot as usize]
-            .out
+            .layers
             .as_ref()
-            .map_or(0, |out| out.len())
+            .is_some_and(|layers| layers.transport.is_handshaking())
     }
 
     fn give_back(&mut self, mut out: Box<Output>) {
@@ -215,6 +242,9 @@ impl Wires {
     /// Offers a connection's output to the kernel.
     pub(crate) fn flush(&mut self, slot: u32) -> Flushed {
         let connection = &mut self.slots[slot as usize];
+        if connection.layers.is_some() {
+            return self.flush_layered(slot);
+        }
         let (Some(fd), Some(out)) = (&connection.fd, &mut connection.out) else {
             return Flushed::All;
         };
@@ -245,9 +275,62 @@ impl Wires {
                     connection.write_blocked = true;
                     return Flushed::Blocked;
                 }
-                Err(errno) => return Flushed::Broken(errno),
+                Err(errno) => return Flushed::Broken(Why::Transport(errno)),
             }
         }
+        if let Some(out) = connection.out.take() {
+            self.give_back(out);
+        }
+        Flushed::All
+    }
+
+    /// As [`Wires::flush`], through the connection's layers.
+    fn flush_layered(&mut self, slot: u32) -> Flushed {
+        let connection = &mut self.slots[slot as usize];
+        let (Some(fd), Some(layers)) = (&connection.fd, &mut connection.layers) else {
+            return Flushed::All;
+        };
+        if connection.write_blocked {
+            return Flushed::Blocked;
+        }
+        if layers.sending.capacity() == 0 {
+            layers.sending = std::mem::take(&mut self.spare);
+        }
+        loop {
+            while !layers.unsent().is_empty() {
+                match rustix::io::write(fd, layers.unsent()) {
+                    Ok(written) => {
+                        self.bytes_sent += written as u64;
+                        let offered = layers.unsent().len();
+                        layers.advance(written);
+                        if written < offered {
+                            connection.write_blocked = true;
+                            return Flushed::Blocked;
+                        }
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => {
+                        connection.write_blocked = true;
+                        return Flushed::Blocked;
+                    }
+                    Err(errno) => return Flushed::Broken(Why::Transport(errno)),
+                }
+            }
+            match &mut connection.out {
+                Some(out) if !out.is_empty() => {
+                    let mut slices = [IoSlice::new(&[]); 64];
+                    let count = out.slices(&mut slices);
+                    match layers.wrap(&slices[..count], &mut self.workspace) {
+                        Ok(taken) => out.advance(taken),
+                        Err(error) => return Flushed::Broken(Why::Layers(error)),
+                    }
+                }
+                _ if layers.say_goodbye() => {}
+                _ => break,
+            }
+        }
+        // what a busy moment left over is not kept for a quiet one
+        self.spare = std::mem::take(&mut layers.sending);
         if let Some(out) = connection.out.take() {
             self.give_back(out);
         }
@@ -287,7 +370,7 @@ pub(crate) struct Close {
 }
 
 /// Who ended a connection, and the cause for the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Why {
     /// The client said goodbye or broke off.
     Client(&'static str),
@@ -297,6 +380,8 @@ pub(crate) enum Why {
     Malformed(corqtt_codec::DecodeError),
     /// Reading or writing failed.
     Transport(Errno),
+    /// A layer below MQTT cannot go on.
+    Layers(TransportError),
 }
 
 impl std::fmt::Display for Why {
@@ -306,6 +391,7 @@ impl std::fmt::Display for Why {
             Self::Broker(text) => write!(f, "broker: {text}"),
             Self::Malformed(error) => write!(f, "client sent a malformed packet: {error}"),
             Self::Transport(errno) => write!(f, "connection: {errno}"),
+            Self::Layers(error) => error.fmt(f),
         }
     }
 }

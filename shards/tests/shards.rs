@@ -78,10 +78,7 @@ fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
         shards: setup.shards,
         runtime: setup.runtime,
         cpus: Vec::new(),
-        listeners: vec![Listener {
-            id: "test".into(),
-            bound,
-        }],
+        listeners: vec![Listener::plain("test", bound)],
         capabilities: Capabilities::default(),
         compatibilities: Compatibilities::default(),
         session: corqtt_session::Limits::default(),
@@ -94,6 +91,10 @@ fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
     };
     change(&mut config);
     Arc::new(config)
+}
+
+fn address(config: &Config) -> SocketAddr {
+    config.listeners[0].bound.ip().expect("a TCP listener")
 }
 
 fn ports(
@@ -144,7 +145,7 @@ impl Broker {
             start(ShardId(shard), &config, ports).expect("a shard")
         });
         Self {
-            address: config.listeners[0].bound.address,
+            address: address(&config),
             shards: shards.collect(),
             inboxes: inboxes.clone(),
             connections,
@@ -626,7 +627,7 @@ fn a_shard_waits_when_only_its_clients_can_act() {
     let connections = Arc::new(AtomicUsize::new(0));
     let ports = ports(0, setup, &[sender], inbox, &connections);
     let mut shard = Shard::new(ShardId(0), config.clone(), ports).expect("a shard");
-    let mut client = Client::open(config.listeners[0].bound.address);
+    let mut client = Client::open(address(&config));
     // Receive Maximum 1 and no acknowledgement: the second message waits in the queue
     let mut bytes = connect_bytes(5, "c", 0x02, &[]);
     bytes[12] = 3;

@@ -378,6 +378,13 @@ impl Settings {
         sources.settings(Parts::BUILT, &host_name(), problems)
     }
 
+    /// What the listener of this name speaks.
+    #[must_use]
+    pub fn protocol_of(&self, listener: &str) -> &'static str {
+        let found = self.listeners.iter().find(|each| each.id == listener);
+        found.map_or("tcp", |listener| listener.socket.protocol())
+    }
+
     /// Logs what an operator should read about these settings; to be called once, when logging is up.
     pub fn log_notices(&self) {
         for missing in &self.missing {
