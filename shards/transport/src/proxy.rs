@@ -165,7 +165,11 @@ fn parse_fields(fields: &[u8], line_ended: bool) -> Result<Fields, ProxyError> {
         // whatever follows up to the line end is to be ignored
         (b"UNKNOWN", true) if line_ended => return Ok(Fields::Whole(None)),
         (b"UNKNOWN", true) => return Ok(Fields::Begun),
-        (begun, false) if ["TCP4", "TCP6", "UNKNOWN"].iter().any(|name| name.as_bytes().starts_with(begun)) => {
+        (begun, false)
+            if ["TCP4", "TCP6", "UNKNOWN"]
+                .iter()
+                .any(|name| name.as_bytes().starts_with(begun)) =>
+        {
             return Ok(Fields::Begun);
         }
         _ => return Err(ProxyError::Protocol),
@@ -326,7 +330,10 @@ fn check_extensions(header: &[u8], mut extensions: &[u8]) -> Result<(), ProxyErr
             let value: [u8; 4] = value.try_into().map_err(|_| ProxyError::Extension)?;
             let behind = rest.len();
             // two of them can't both be right, and each costs a pass over the header
-            if checksum.replace((u32::from_be_bytes(value), behind)).is_some() {
+            if checksum
+                .replace((u32::from_be_bytes(value), behind))
+                .is_some()
+            {
                 return Err(ProxyError::Extension);
             }
         }

@@ -89,7 +89,13 @@ fn v1_takes_the_longest_lines_of_the_specification() {
 #[test]
 fn v1_unknown_leaves_the_address_of_the_connection() {
     let header = parsed(b"PROXY UNKNOWN\r\n\x10");
-    assert_eq!(header, Header { source: None, bytes: 15 });
+    assert_eq!(
+        header,
+        Header {
+            source: None,
+            bytes: 15
+        }
+    );
 }
 
 #[test]
@@ -198,7 +204,13 @@ fn v2_local_unspecified_and_unix_leave_the_address_of_the_connection() {
         (0x21, 0x31, &unix),
     ] {
         let header = parsed(&v2(version_command, family_protocol, rest));
-        assert_eq!(header, Header { source: None, bytes: 16 + rest.len() });
+        assert_eq!(
+            header,
+            Header {
+                source: None,
+                bytes: 16 + rest.len()
+            }
+        );
     }
 }
 
@@ -248,7 +260,10 @@ fn v2_refuses_less_than_the_addresses_of_the_family() {
 #[test]
 fn v2_takes_4096_bytes_and_refuses_one_more_before_it_comes() {
     let padding = HEADER_BYTES_MAX - 16 - V4_ADDRESSES.len() - 3;
-    assert_eq!(parsed(&v2_with(&extension(4, &vec![0; padding]))).bytes, HEADER_BYTES_MAX);
+    assert_eq!(
+        parsed(&v2_with(&extension(4, &vec![0; padding]))).bytes,
+        HEADER_BYTES_MAX
+    );
     for version_command in [0x20, 0x21] {
         let bytes = v2(version_command, 0x00, &vec![0; HEADER_BYTES_MAX - 15]);
         assert_eq!(refused(&bytes), (16, ProxyError::TooLong));
@@ -276,7 +291,10 @@ fn v2_extensions_must_end_with_the_header() {
         let bytes = v2_with(&whole[..short]);
         assert_eq!(refused(&bytes), (bytes.len(), ProxyError::Extension));
     }
-    assert_eq!(refused(&v2_with(&[&whole[..], b"\0"].concat())).1, ProxyError::Extension);
+    assert_eq!(
+        refused(&v2_with(&[&whole[..], b"\0"].concat())).1,
+        ProxyError::Extension
+    );
 }
 
 fn with_checksum(before: &[u8], after: &[u8]) -> Vec<u8> {
@@ -314,7 +332,11 @@ fn v2_refuses_a_header_that_is_damaged() {
     for at in (16..28).chain([31]).chain(35..39).chain(42..46) {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
-        assert_eq!(refused(&bytes), (bytes.len(), ProxyError::Checksum), "byte {at}");
+        assert_eq!(
+            refused(&bytes),
+            (bytes.len(), ProxyError::Checksum),
+            "byte {at}"
+        );
     }
 }
 
