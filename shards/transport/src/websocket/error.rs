@@ -59,11 +59,9 @@ impl WebSocketError {
     #[must_use]
     pub const fn http_status(self) -> Option<u16> {
         match self {
-            Self::Request
-            | Self::HeaderCount
-            | Self::Body
-            | Self::Key
-            | Self::Subprotocol => Some(400),
+            Self::Request | Self::HeaderCount | Self::Body | Self::Key | Self::Subprotocol => {
+                Some(400)
+            }
             Self::Origin => Some(403),
             Self::Method => Some(405),
             Self::NoUpgrade | Self::Version => Some(426),

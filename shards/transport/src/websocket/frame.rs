@@ -127,7 +127,8 @@ impl Frames {
                     };
                 }
                 Part::Data { missing, mask } => {
-                    let here = usize::try_from(*missing).map_or(socket.len(), |n| n.min(socket.len()));
+                    let here =
+                        usize::try_from(*missing).map_or(socket.len(), |n| n.min(socket.len()));
                     let (payload, behind) = mem::take(&mut socket).split_at_mut(here);
                     socket = behind;
                     if !self.close_sent {

@@ -189,7 +189,8 @@ struct Headers<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
     fn all(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        let with_name = move |header: &&httparse::Header<'a>| header.name.eq_ignore_ascii_case(name);
+        let with_name =
+            move |header: &&httparse::Header<'a>| header.name.eq_ignore_ascii_case(name);
         self.0.iter().filter(with_name).map(|header| header.value)
     }
 

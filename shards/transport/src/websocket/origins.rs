@@ -128,7 +128,9 @@ impl<'a> Origin<&'a str> {
             None => {
                 !host.is_empty()
                     && host.bytes().all(|byte| {
-                        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') || byte >= 0x80
+                        byte.is_ascii_alphanumeric()
+                            || matches!(byte, b'-' | b'.' | b'_')
+                            || byte >= 0x80
                     })
             }
         };
@@ -167,7 +169,10 @@ impl<'a> Origin<&'a str> {
         if name.eq_ignore_ascii_case("localhost") {
             return true;
         }
-        match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        match host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+        {
             Some(address) => address.parse().is_ok_and(|ip: Ipv6Addr| ip.is_loopback()),
             None => host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback()),
         }
