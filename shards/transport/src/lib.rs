@@ -14,14 +14,14 @@
 //! * Another way in (a QUIC stream, say) is another way to fill and empty the two ends; nothing here knows sockets.
 #![forbid(unsafe_code)]
 
+mod carry;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod proxy;
+mod stack;
+pub mod tls;
 pub mod websocket;
-
-/// From this size on a packet is collected in a buffer of its own, which then becomes the shared payload (bytes).
-pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
 
 pub use carry::{Carry, LARGE_PACKET_BYTES_MIN, reserve_for_read};
 pub use stack::{Layers, Transport, TransportError, Workspace};

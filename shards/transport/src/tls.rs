@@ -53,6 +53,8 @@ impl From<Error> for TlsError {
 
 /// A record's header, its tag, and what 1.2 or 1.3 add to a fragment (bytes).
 const RECORD_OVERHEAD_BYTES: usize = 64;
+/// Room for most messages of a handshake; a certificate says how much it takes.
+const MESSAGE_BYTES: usize = 512;
 /// Plain bytes of a record, at most.
 const FRAGMENT_BYTES_MAX: usize = 16 * 1024;
 
@@ -213,7 +215,7 @@ impl Tls {
                     failed.map(|error| Err(error.into()))
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    encode(answer, |room| encoded(data.encode(room)));
+                    encode(answer, MESSAGE_BYTES, |room| encoded(data.encode(room)));
                     None
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -230,10 +232,14 @@ impl Tls {
                         Aim::Read => Some(0),
                         Aim::Write(plain) => {
                             let records = plain.len() / FRAGMENT_BYTES_MAX + 1;
-                            answer.reserve(plain.len() + records * RECORD_OVERHEAD_BYTES);
-                            encode(answer, |room| encrypted(traffic.encrypt(plain, room)))
+                            let bytes = plain.len() + records * RECORD_OVERHEAD_BYTES;
+                            encode(answer, bytes, |room| {
+                                encrypted(traffic.encrypt(plain, room))
+                            })
                         }
-                        Aim::Close => encode(answer, |room| encrypted(traffic.queue_close_notify(room))),
+                        Aim::Close => encode(answer, RECORD_OVERHEAD_BYTES, |room| {
+                            encrypted(traffic.queue_close_notify(room))
+                        }),
                     };
                     Some(written.map(drop).ok_or(TlsError::KeyExhausted))
                 }
@@ -246,7 +252,7 @@ impl Tls {
                 Ok(_) => Some(Ok(())),
                 Err(error) => {
                     self.has_failed = true;
-                    self.alert(&mut bytes[used + discard..], answer);
+                    self.alert(answer);
                     Some(Err(error.into()))
                 }
             };
@@ -257,15 +263,14 @@ impl Tls {
         }
     }
 
-    /// After an error at `bytes`: what rustls still wants to tell the peer.
-    fn alert(&mut self, bytes: &mut [u8], answer: &mut Vec<u8>) {
-        // one alert, and what was queued before it; each pass takes one of them
-        loop {
-            match self.connection.process_tls_records(bytes).state {
+    /// After an error: what rustls still wants to tell the peer.
+    fn alert(&mut self, answer: &mut Vec<u8>) {
+        // what waits to be sent comes before rustls looks at any bytes, and it must not look at those again
+        while self.connection.wants_write() {
+            match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    encode(answer, |room| encoded(data.encode(room)));
+                    encode(answer, MESSAGE_BYTES, |room| encoded(data.encode(room)));
                 }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }
@@ -309,10 +314,13 @@ fn encrypted(result: Result<usize, EncryptError>) -> Sized {
     })
 }
 
-/// Lets `write` fill the end of `into`, with as much room as it asks for; `None` if it cannot write at all.
-fn encode(into: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Sized) -> Option<usize> {
+/// Lets `write` fill the end of `into`: `room` bytes of it, or as many as it asks for; `None` if it cannot write at all.
+fn encode(
+    into: &mut Vec<u8>,
+    mut room: usize,
+    mut write: impl FnMut(&mut [u8]) -> Sized,
+) -> Option<usize> {
     let end = into.len();
-    let mut room = into.capacity() - end;
     loop {
         into.resize(end + room, 0);
         match write(&mut into[end..]) {

@@ -10,7 +10,8 @@ use super::*;
 use crate::tls::tests::{Authority, NOW_MS, VERSIONS, client_config, terms};
 
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 8883\r\n";
-const REQUEST: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const REQUEST: &[u8] =
+    b"GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Protocol: mqtt\r\n\r\n";
 /// A binary frame with `MQTT`, masked with zeros.
@@ -45,7 +46,11 @@ fn hand_over(transport: &mut Transport, bytes: &[u8], cut: usize) -> (Vec<u8>, V
 
 #[test]
 fn plain_tcp_has_no_layers() {
-    assert!(Transport::new(&Layers::default()).expect("no layer").is_none());
+    assert!(
+        Transport::new(&Layers::default())
+            .expect("no layer")
+            .is_none()
+    );
 }
 
 #[test]
@@ -55,7 +60,10 @@ fn a_header_alone_leaves_nothing_behind() {
         assert!(!transport.is_transparent());
         let bytes = [HEADER, b"\x10CONNECT"].concat();
         let (mqtt, out) = hand_over(&mut transport, &bytes, cut);
-        assert_eq!((mqtt.as_slice(), out.as_slice()), (b"\x10CONNECT".as_slice(), b"".as_slice()));
+        assert_eq!(
+            (mqtt.as_slice(), out.as_slice()),
+            (b"\x10CONNECT".as_slice(), b"".as_slice())
+        );
         assert_eq!(transport.poll_source(), "192.0.2.7:4711".parse().ok());
         assert_eq!(transport.poll_source(), None);
         assert!(transport.is_transparent());
@@ -109,7 +117,11 @@ fn nothing_is_wrapped_once_close_was_said() {
     assert!(transport.is_ended());
     let mut out = Vec::new();
     transport
-        .wrap([b"late".as_slice()].into_iter(), &mut out, &mut Workspace::default())
+        .wrap(
+            [b"late".as_slice()].into_iter(),
+            &mut out,
+            &mut Workspace::default(),
+        )
         .expect("it is dropped");
     assert_eq!(out, b"");
 }
@@ -137,7 +149,11 @@ fn all_layers_at_once_however_the_bytes_are_cut() {
         assert!(transport.poll_source().is_some());
         let mut out = Vec::new();
         transport
-            .wrap([b"CONNACK".as_slice()].into_iter(), &mut out, &mut Workspace::default())
+            .wrap(
+                [b"CONNACK".as_slice()].into_iter(),
+                &mut out,
+                &mut Workspace::default(),
+            )
             .expect("a record");
         transport.close(&mut out);
         let mut rest = out.as_slice();
@@ -146,7 +162,10 @@ fn all_layers_at_once_however_the_bytes_are_cut() {
             client.process_new_packets().expect("TLS");
         }
         let mut heard = Vec::new();
-        client.reader().read_to_end(&mut heard).expect("an end in order");
+        client
+            .reader()
+            .read_to_end(&mut heard)
+            .expect("an end in order");
         assert!(heard.starts_with(b"HTTP/1.1 101 "));
         assert!(heard.ends_with(b"\x82\x07CONNACK\x88\x02\x03\xe8"));
     }

@@ -90,6 +90,7 @@ struct Pair {
     client: ClientConnection,
     server: Tls,
     plain: Vec<u8>,
+    heard: Vec<u8>,
     /// Bytes handed to the server at once.
     cut: usize,
 }
@@ -101,6 +102,7 @@ impl Pair {
             client: ClientConnection::new(config.clone(), name).expect("a client"),
             server: Tls::new(terms).expect("a server"),
             plain: Vec::new(),
+            heard: Vec::new(),
             cut,
         }
     }
@@ -117,39 +119,40 @@ impl Pair {
             }
             for part in sent.chunks_mut(self.cut) {
                 let mut answer = Vec::new();
-                let handled =
-                    self.server
-                        .handle_bytes(part, &mut self.plain, &mut answer, NOW_MS);
+                let handled = self
+                    .server
+                    .handle_bytes(part, &mut self.plain, &mut answer, NOW_MS);
                 self.hear(&answer);
                 handled?;
             }
         }
     }
 
-    /// The client reads what the server sent; its own error shows in `alert`.
+    /// The client reads what the server sent, up to an error of its own.
     fn hear(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             self.client.read_tls(&mut bytes).expect("memory");
             if self.client.process_new_packets().is_err() {
                 return;
             }
+            match self.client.reader().read_to_end(&mut self.heard) {
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 
     fn heard(&mut self) -> Vec<u8> {
-        let mut all = Vec::new();
-        match self.client.reader().read_to_end(&mut all) {
-            Ok(_) => all,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => all,
-            Err(error) => panic!("{error}"),
-        }
+        std::mem::take(&mut self.heard)
     }
 }
 
 /// Some day of 2026; certificates here are valid for all times.
 pub(crate) const NOW_MS: u64 = 1_790_000_000_000;
 const CUTS: [usize; 3] = [1, 7, usize::MAX];
-pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS12, &rustls::version::TLS13];
 
 #[test]
 fn bytes_travel_both_ways_however_they_are_cut() {
@@ -167,7 +170,10 @@ fn bytes_travel_both_ways_however_they_are_cut() {
             pair.server.wrap(&large, &mut socket).expect("records");
             pair.hear(&socket);
             assert_eq!(pair.heard(), large);
-            pair.client.writer().write_all(&large[..40_000]).expect("memory");
+            pair.client
+                .writer()
+                .write_all(&large[..40_000])
+                .expect("memory");
             pair.talk().expect("records");
             assert_eq!(pair.plain.len(), 7 + 40_000);
         }
@@ -188,9 +194,16 @@ fn an_idle_connection_holds_nothing() {
 fn what_is_written_between_two_halves_of_a_record_disturbs_neither() {
     let authority = Authority::new();
     let terms = terms(&authority, None);
-    let mut pair = Pair::new(&terms, &client_config(&authority, None, &VERSIONS), usize::MAX);
+    let mut pair = Pair::new(
+        &terms,
+        &client_config(&authority, None, &VERSIONS),
+        usize::MAX,
+    );
     pair.talk().expect("a handshake");
-    pair.client.writer().write_all(b"in two halves").expect("memory");
+    pair.client
+        .writer()
+        .write_all(b"in two halves")
+        .expect("memory");
     let mut record = Vec::new();
     pair.client.write_tls(&mut record).expect("memory");
     let (first, second) = record.split_at_mut(9);
@@ -199,7 +212,9 @@ fn what_is_written_between_two_halves_of_a_record_disturbs_neither() {
         pair.server
             .handle_bytes(half, &mut pair.plain, &mut answer, NOW_MS)
             .expect("a record");
-        pair.server.wrap(b"meanwhile", &mut answer).expect("records");
+        pair.server
+            .wrap(b"meanwhile", &mut answer)
+            .expect("records");
     }
     pair.hear(&answer);
     assert_eq!(pair.plain, b"in two halves");
@@ -217,7 +232,9 @@ fn the_clients_key_update_is_answered() {
     pair.talk().expect("records");
     assert_eq!(pair.plain, b"new keys");
     let mut socket = Vec::new();
-    pair.server.wrap(b"to you too", &mut socket).expect("records");
+    pair.server
+        .wrap(b"to you too", &mut socket)
+        .expect("records");
     pair.hear(&socket);
     assert_eq!(pair.heard(), b"to you too");
 }
@@ -243,7 +260,11 @@ fn garbage_is_answered_by_an_alert() {
 fn a_goodbye_is_said_once_and_heard() {
     let authority = Authority::new();
     let terms = terms(&authority, None);
-    let mut pair = Pair::new(&terms, &client_config(&authority, None, &VERSIONS), usize::MAX);
+    let mut pair = Pair::new(
+        &terms,
+        &client_config(&authority, None, &VERSIONS),
+        usize::MAX,
+    );
     pair.talk().expect("a handshake");
     let mut socket = Vec::new();
     pair.server.close(&mut socket);
@@ -260,7 +281,9 @@ fn a_client_must_show_a_certificate_of_the_right_authority() {
     let terms = terms(&authority, Some(&clients));
     for version in VERSIONS {
         let known = client_config(&authority, Some(&clients), &[version]);
-        Pair::new(&terms, &known, 5).talk().expect("a client that is known");
+        Pair::new(&terms, &known, 5)
+            .talk()
+            .expect("a client that is known");
         for own in [None, Some(&strangers)] {
             let unknown = client_config(&authority, own, &[version]);
             let mut pair = Pair::new(&terms, &unknown, 5);
@@ -311,5 +334,8 @@ fn a_version_that_is_too_old_is_refused_with_an_alert() {
     let mut pair = Pair::new(&newest, &config, usize::MAX);
     pair.talk().expect_err("too old");
     let error = pair.client.process_new_packets().expect_err("an alert");
-    assert_eq!(error, Error::AlertReceived(AlertDescription::ProtocolVersion));
+    assert_eq!(
+        error,
+        Error::AlertReceived(AlertDescription::ProtocolVersion)
+    );
 }
