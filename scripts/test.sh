@@ -3,7 +3,7 @@
 #
 # Runs all tests, installing what they need: scripts/test.sh [STAGE...]
 #
-#   lint       fmt, clippy and docs without a warning, licences and bans
+#   lint       fmt, clippy and docs without a warning, licences and bans, the table of the specification
 #   unit       cargo test of the workspace
 #   behaviour  paho-mqtt against the broker: {1,2,4} shards x {epoll, glommio}, and the delaying doubles
 #   wire       hand-written bytes against the broker, with both drivers and the doubles
@@ -62,6 +62,7 @@ main() {
 }
 
 stage_lint() {
+  check "statements" scripts/statements.py --allow-open
   check "cargo fmt" cargo fmt --all --check
   check "cargo clippy" cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
   RUSTDOCFLAGS="-D warnings" check "cargo doc" cargo doc --locked --workspace --no-deps
