@@ -255,26 +255,19 @@ impl<'a> PublishProperties<'a> {
         if raw.is_empty() {
             return Ok(Self::EMPTY);
         }
-        let (properties, will_delay) = Self::decode_block(raw)?;
-        if will_delay.is_some() {
-            return Err(ErrorKind::PropertyNotAllowed.into());
-        }
+        let (properties, _) = Self::decode_block(raw, false)?;
         Ok(properties)
     }
 
     /// Checks the block of a will; also gives the Will Delay Interval.
     pub(crate) fn decode_will(raw: &'a [u8]) -> Result<(Self, u32), DecodeError> {
-        let (properties, will_delay) = Self::decode_block(raw)?;
-        if properties.topic_alias.is_some() || properties.subscription_ids().next().is_some() {
-            return Err(ErrorKind::PropertyNotAllowed.into());
-        }
-        Ok((properties, will_delay.unwrap_or(0)))
+        Self::decode_block(raw, true)
     }
 
-    /// Takes everything that a PUBLISH or a will may have.
-    fn decode_block(raw: &'a [u8]) -> Result<(Self, Option<u32>), DecodeError> {
+    /// The properties of a PUBLISH or of a will; also gives the Will Delay Interval.
+    fn decode_block(raw: &'a [u8], of_will: bool) -> Result<(Self, u32), DecodeError> {
         let mut properties = Self { raw, ..Self::EMPTY };
-        let mut will_delay = None;
+        let mut will_delay = 0;
         let mut seen = Seen::default();
         let mut reader = Reader::new(raw);
         while !reader.is_empty() {
@@ -293,13 +286,13 @@ impl<'a> PublishProperties<'a> {
                     TopicName::parse(reader.string()?).map_err(|_| ErrorKind::PropertyValue)?;
                 }
                 id::CORRELATION_DATA => _ = reader.binary()?,
-                id::SUBSCRIPTION_ID => {
+                id::SUBSCRIPTION_ID if !of_will => {
                     if reader.varint()? == 0 {
                         return Err(ErrorKind::PropertyValue.into());
                     }
                 }
-                id::WILL_DELAY => will_delay = Some(reader.u32()?),
-                id::TOPIC_ALIAS => {
+                id::WILL_DELAY if of_will => will_delay = reader.u32()?,
+                id::TOPIC_ALIAS if !of_will => {
                     let alias = reader.u16()?;
                     // [MQTT5-3.3.2-8]
                     if alias == 0 {

@@ -699,6 +699,13 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         b"\x10\x17\x00\x04MQTT\x05\x06\x00\x3c\x00\x00\x01c\x03\x23\x00\x01\x00\x01w\x00\x00",
         E::PropertyNotAllowed,
     );
+    // with its own reason, 0x94, it would be no reason of CONNACK [MQTT5-3.2.2-8]
+    row(
+        "alias 0 in a will",
+        V5,
+        b"\x10\x17\x00\x04MQTT\x05\x06\x00\x3c\x00\x00\x01c\x03\x23\x00\x00\x00\x01w\x00\x00",
+        E::PropertyNotAllowed,
+    );
     row(
         "subscription identifier in a will",
         V5,
