@@ -319,7 +319,7 @@ fn connack(mut reader: Reader<'_>, version: Version) -> Result<ConnAck<'_>, Deco
     };
     let reason = reason.ok_or(ErrorKind::ReasonCode)?;
     // [MQTT5-3.2.2-8]
-    if !matches!(reason.0, 0 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F) {
+    if !reason.is_of_connack() {
         return Err(ErrorKind::ReasonCode.into());
     }
     let session_present = flags == 1;
@@ -582,10 +582,7 @@ fn disconnect(mut reader: Reader<'_>, version: Version) -> Result<Disconnect<'_>
     }
     disconnect.reason = ReasonCode(reader.u8()?);
     // [MQTT5-3.14.2-1]
-    if !matches!(
-        disconnect.reason.0,
-        0 | 4 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B..=0x90 | 0x93..=0xA2
-    ) {
+    if !disconnect.reason.is_of_disconnect() {
         return Err(ErrorKind::ReasonCode.into());
     }
     if reader.is_empty() {

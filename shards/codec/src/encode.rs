@@ -310,10 +310,21 @@ fn encode_connack(connack: &ConnAck<'_>, version: Version, out: &mut Vec<u8>) {
         Version::V31 => out.extend_from_slice(&[0, return_code(connack.reason)]),
         Version::V311 => out.extend_from_slice(&[present, return_code(connack.reason)]),
         Version::V5 => {
-            out.extend_from_slice(&[present, connack.reason.0]);
+            // [MQTT5-3.2.2-8]
+            let reason = or_unspecified(connack.reason, connack.reason.is_of_connack());
+            out.extend_from_slice(&[present, reason]);
             length_prefixed(out, |out| put_connack_properties(out, &connack.properties));
         }
     });
+}
+
+/// The code, or 0x80 where it is none that its packet may carry.
+const fn or_unspecified(reason: ReasonCode, fits: bool) -> u8 {
+    if fits {
+        reason.0
+    } else {
+        ReasonCode::UNSPECIFIED_ERROR.0
+    }
 }
 
 /// The return code of 3.1 and 3.1.1 that comes closest (section 3.2.2.3 of 3.1.1).
@@ -463,7 +474,9 @@ fn encode_disconnect(disconnect: &Disconnect<'_>, version: Version, out: &mut Ve
         if !version.is_v5() || (bare && disconnect.reason == ReasonCode::NORMAL_DISCONNECTION) {
             return;
         }
-        out.push(disconnect.reason.0);
+        // [MQTT5-3.14.2-1]
+        let reason = or_unspecified(disconnect.reason, disconnect.reason.is_of_disconnect());
+        out.push(reason);
         if bare {
             return;
         }

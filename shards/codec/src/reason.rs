@@ -63,6 +63,18 @@ impl ReasonCode {
     }
 }
 
+impl ReasonCode {
+    /// One of the codes of CONNACK (section 3.2.2.2).
+    pub(crate) const fn is_of_connack(self) -> bool {
+        matches!(self.0, 0 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F)
+    }
+
+    /// One of the codes of DISCONNECT (sections 2.4 and 3.14.2.1).
+    pub(crate) const fn is_of_disconnect(self) -> bool {
+        matches!(self.0, 0 | 4 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B..=0x90 | 0x93..=0xA2)
+    }
+}
+
 impl std::fmt::Debug for ReasonCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "0x{:02X}", self.0)

@@ -3,8 +3,8 @@
 
 use super::table::{invalid, valid};
 use crate::{
-    Ack, ConnAck, ConnAckProperties, ErrorKind, Frame, Packet, PacketId, ReasonCode, SubAck,
-    UserProperties, Version, connect_version, decode, encode, frame, packet_type,
+    Ack, ConnAck, ConnAckProperties, Disconnect, ErrorKind, Frame, Packet, PacketId, ReasonCode,
+    SubAck, UserProperties, Version, connect_version, decode, encode, frame, packet_type,
 };
 
 fn whole(bytes: &[u8]) -> Frame<'_> {
@@ -259,6 +259,36 @@ fn connack_reasons_become_return_codes_before_5() {
             encode(&packet, version, &mut out);
             assert_eq!(out, [0x20, 2, 0, code], "{reason}");
         }
+    }
+}
+
+/// An authority may give any reason; each packet has those that it can carry.
+#[test]
+fn a_reason_that_its_packet_cannot_carry_is_unspecified() {
+    for code in 0..=u8::MAX {
+        // [MQTT5-3.2.2-8]
+        let packet = Packet::ConnAck(ConnAck {
+            session_present: false,
+            reason: ReasonCode(code),
+            properties: ConnAckProperties::default(),
+        });
+        let mut out = Vec::new();
+        encode(&packet, Version::V5, &mut out);
+        let sent = match code {
+            0 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F => code,
+            _ => 0x80,
+        };
+        assert_eq!(out, [0x20, 3, 0, sent, 0], "CONNACK {code:#x}");
+        // [MQTT5-3.14.2-1]
+        let packet = Packet::Disconnect(Disconnect::new(ReasonCode(code)));
+        let mut out = Vec::new();
+        encode(&packet, Version::V5, &mut out);
+        let sent = match code {
+            0 => &[0xe0, 0][..],
+            4 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B..=0x90 | 0x93..=0xA2 => &[0xe0, 1, code],
+            _ => &[0xe0, 1, 0x80],
+        };
+        assert_eq!(out, sent, "DISCONNECT {code:#x}");
     }
 }
 
