@@ -19,6 +19,7 @@ use crate::router::{Routed, Source};
 use crate::shard::Shard;
 use crate::wires::{Close, Stage, Why};
 
+const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const PUBACK: u8 = 4;
 const PUBREC: u8 = 5;
@@ -53,6 +54,8 @@ impl Shard {
                 Ok(ack) => self.handle_ack(slot, kind, ack.packet_id, ack.reason),
                 Err(error) => self.malformed(slot, error),
             },
+            // [MQTT-3.1.0-2] [MQTT5-3.1.0-2] [MQTT5-3.2.0-2] a second CONNECT, whatever is in it
+            CONNECT => self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a second CONNECT"),
             _ => match decode(frame, version) {
                 Ok(packet) => self.handle_other(slot, packet, &rest[..size]),
                 Err(error) => self.malformed(slot, error),
@@ -74,10 +77,6 @@ impl Shard {
                 );
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(slot, &disconnect),
-            // [MQTT-3.1.0-2] [MQTT5-3.1.0-2] a second CONNECT
-            Packet::Connect(_) => {
-                self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a second CONNECT")
-            }
             Packet::Auth(auth) => self.handle_auth(slot, &auth),
             _ => self.violation(
                 slot,

@@ -7,6 +7,7 @@ from harness import V5, V31, V311, VERSION_NAMES, VERSIONS, unique
 from harness.wire import (
     AUTH,
     CONNACK,
+    CONNECT,
     DISCONNECT,
     PINGREQ,
     PINGRESP,
@@ -93,7 +94,11 @@ case("type-0", lambda _v: packet(0))
 case("type-15", lambda _v: packet(15), versions=V3)
 for kind, body in ((CONNACK, b"\0\0"), (SUBACK, u16(1) + b"\0"), (UNSUBACK, u16(1)), (PINGRESP, b"")):
     case(f"type-{kind}-is-the-brokers", lambda v, k=kind, b=body: packet(k, 0, b + (empty(v) if k != PINGRESP else b"")))
-case("second-connect", lambda v: connect(v, unique("w")), (PROTOCOL,))  # [MQTT-3.1.0-2] [MQTT5-3.1.0-2]
+# [MQTT-3.1.0-2] [MQTT5-3.1.0-2] [MQTT5-3.2.0-2]: there is no second CONNACK either
+case("second-connect", lambda v: connect(v, unique("w")), (PROTOCOL,))
+case("second-connect-of-another-level", lambda v: connect(v, unique("w"), level=9), (PROTOCOL,))
+case("second-connect-of-another-name", lambda v: connect(v, unique("w"), name="HTTP"), (PROTOCOL,))
+case("second-connect-cut-short", lambda v: packet(CONNECT, 0, connect(v, unique("w"))[2:9]), (PROTOCOL,))
 
 # PUBLISH
 case("publish-qos-3", lambda v: packet(PUBLISH, 6, utf8("a") + u16(1) + empty(v)))  # [MQTT-3.3.1-4] [MQTT5-3.3.1-4]
