@@ -13,7 +13,7 @@ use corqtt_port::store::Op;
 use corqtt_session::{Opening, Session, Will};
 
 use crate::connection::keep_alive_ms;
-use crate::extended::connect_of;
+use crate::extended::{Method, connect_of};
 use crate::lanes::Waiter;
 use crate::shard::Shard;
 use crate::wires::{Close, NONE, Stage, Why};
@@ -499,7 +499,7 @@ impl Shard {
         }
         self.write_connack(slot, version, &terms);
         if let Some((method, _)) = &terms.authentication {
-            self.methods.insert(slot, method.clone());
+            self.methods.insert(slot, Method::new(method.clone()));
         }
         let expiry_secs = terms.opening.session_expiry_secs;
         self.sessions.slots[session as usize]

@@ -10,6 +10,23 @@ use crate::connect::Pending;
 use crate::shard::Shard;
 use crate::wires::{Close, Why};
 
+/// The authentication method of a live connection.
+#[derive(Debug)]
+pub(crate) struct Method {
+    name: Box<str>,
+    /// The authority has answered an AUTH by AUTH 0x18: the client's next step is awaited.
+    under_way: bool,
+}
+
+impl Method {
+    pub(crate) const fn new(name: Box<str>) -> Self {
+        Self {
+            name,
+            under_way: false,
+        }
+    }
+}
+
 impl Shard {
     /// The authority wants more: AUTH 0x18, and the client's AUTH is awaited `[MQTT5-4.12.0-2]`.
     pub(crate) fn challenge(
@@ -97,12 +114,26 @@ impl Shard {
         }
     }
 
-    /// AUTH on a live connection: the client authenticates anew `[MQTT5-4.12.1-1]`.
+    /// AUTH on a live connection: the client authenticates anew.
     pub(crate) fn handle_auth(&mut self, slot: u32, auth: &Auth<'_>) {
-        let method = self.methods.get(&slot);
-        if method.is_none() || auth.method != method.map(|method| &**method) {
+        // [MQTT5-4.12.0-7] a CONNECT without a method leaves none here
+        let Some(method) = self.methods.get(&slot) else {
+            let what = "AUTH after a CONNECT without an authentication method";
+            return self.violation(slot, ReasonCode::PROTOCOL_ERROR, what);
+        };
+        // [MQTT5-4.12.0-5] [MQTT5-4.12.1-1]
+        if auth.method != Some(&*method.name) {
             let what = "AUTH without the authentication method of its CONNECT";
             return self.violation(slot, ReasonCode::PROTOCOL_ERROR, what);
+        }
+        // [MQTT5-4.12.0-3] 0x18 goes on; [MQTT5-4.12.1-1] 0x19 begins
+        let in_turn = if method.under_way {
+            ReasonCode::CONTINUE_AUTHENTICATION
+        } else {
+            ReasonCode::REAUTHENTICATE
+        };
+        if auth.reason != in_turn {
+            return self.violation(slot, ReasonCode::PROTOCOL_ERROR, "AUTH out of turn");
         }
         let question = self.question(
             slot,
@@ -122,18 +153,20 @@ impl Shard {
 
     /// The authority's answer to AUTH on a live connection.
     pub(crate) fn auth_verdict(&mut self, slot: u32, verdict: &Verdict) {
-        let Some(method) = self.methods.get(&slot).cloned() else {
+        let Some(method) = self.methods.get_mut(&slot) else {
             return;
         };
+        method.under_way = matches!(verdict, Verdict::Continue { .. });
+        let name = method.name.clone();
         match verdict {
             Verdict::Continue { data } => {
-                self.write_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, &method, data);
+                self.write_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, &name, data);
             }
             Verdict::Authenticated { data } => {
-                self.write_auth(slot, ReasonCode::SUCCESS, &method, data);
+                self.write_auth(slot, ReasonCode::SUCCESS, &name, data);
             }
             Verdict::Allow | Verdict::Filters(_) => {
-                self.write_auth(slot, ReasonCode::SUCCESS, &method, &[]);
+                self.write_auth(slot, ReasonCode::SUCCESS, &name, &[]);
             }
             // [MQTT5-4.12.1-2]
             Verdict::Deny(reason) => self.violation(slot, *reason, "a proof that was not accepted"),

@@ -25,6 +25,7 @@ use rustix::time::{
 
 use crate::background::FanOut;
 use crate::config::Config;
+use crate::extended::Method;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
 use crate::layers::{HANDSHAKES_MAX, LayerScratch, Layered};
 use crate::listener::Peer;
@@ -110,7 +111,7 @@ pub struct Shard {
     pub(crate) wires: Wires,
     pub(crate) sessions: Sessions,
     /// Authentication methods of the connections that used one, by slot.
-    pub(crate) methods: HashMap<u32, Box<str>>,
+    pub(crate) methods: HashMap<u32, Method>,
     pub(crate) topics: Partition,
     pub(crate) retained: Retained,
     pub(crate) lanes: Vec<Lane>,

@@ -84,6 +84,50 @@ def test_live_client_authenticates_anew(wire):
     client.expect_alive()
 
 
+def test_reauthentication_in_several_steps(wire):
+    """[MQTT5-4.12.0-2] [MQTT5-4.12.0-3] [MQTT5-4.12.1-1]: and other packets between them are served."""
+    client = login(wire)
+    client.send(auth(0x19, b"again"))
+    challenge = client.expect(AUTH)
+    assert (challenge.reason, challenge.properties["auth_data"]) == (0x18, b"who?")
+    client.expect_alive()
+    client.send(auth(0x18, b"me"))
+    assert client.expect(AUTH).reason == 0
+    client.send(auth(0x19, b"me"))
+    assert client.expect(AUTH).reason == 0
+    client.expect_alive()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (None, auth(0x00, b"me")),  # [MQTT5-4.12.1-1]
+        (None, auth(0x18, b"me")),  # [MQTT5-4.12.1-1]
+        (None, auth(0x19, b"me", "another")),  # [MQTT5-4.12.0-5] [MQTT5-4.12.1-1]
+        (None, packet(AUTH)),  # [MQTT5-4.12.0-5]
+        (auth(0x19, b"again"), auth(0x00, b"me")),  # [MQTT5-4.12.0-3]
+        (auth(0x19, b"again"), auth(0x19, b"me")),  # [MQTT5-4.12.0-3]
+        (auth(0x19, b"again"), auth(0x18, b"me", "another")),  # [MQTT5-4.12.0-5]
+    ],
+    ids=[
+        "success",
+        "continue-nothing",
+        "method",
+        "empty",
+        "success-to-a-challenge",
+        "begin-anew",
+        "method-to-a-challenge",
+    ],
+)
+def test_live_auth_out_of_turn_ends_the_connection(wire, first, second):
+    client = login(wire)
+    if first is not None:
+        client.send(first)
+        assert client.expect(AUTH).reason == 0x18
+    client.send(second)
+    client.expect_refused(0x82)
+
+
 def test_failed_reauthentication_ends_the_connection(wire):
     """[MQTT5-4.12.1-2]"""
     client = login(wire)

@@ -95,8 +95,8 @@ pub fn delaying<T: Send + 'static>(to: Sender<T>, seed: u64, in_order: bool) -> 
 
 /// Allows everything, but is asked about everything and answers later.
 ///
-/// It knows the authentication method [`METHOD`]: CONNECT is answered by the challenge `who?`, `me` is accepted with
-/// `welcome`, anything else is refused. A client that connects as [`PANIC`] makes it panic, to see what becomes of the
+/// It knows the authentication method [`METHOD`]: CONNECT and `again` are answered by the challenge `who?`, `me` is
+/// accepted with `welcome`, anything else is refused. A client that connects as [`PANIC`] makes it panic, to see what becomes of the
 /// process.
 #[derive(Debug)]
 pub struct LateAuth<T> {
@@ -143,6 +143,9 @@ impl<T: Send + 'static> Auth for LateAuth<T> {
             },
             Wish::Continue { data: Some(data) } if *data == *b"me" => Verdict::Authenticated {
                 data: (*b"welcome").into(),
+            },
+            Wish::Continue { data: Some(data) } if *data == *b"again" => Verdict::Continue {
+                data: (*b"who?").into(),
             },
             Wish::Continue { .. } => Verdict::Deny(ReasonCode::NOT_AUTHORIZED),
             _ => Verdict::Allow,
