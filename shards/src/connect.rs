@@ -487,17 +487,29 @@ impl Shard {
     }
 
     fn finish_connect(&mut self, slot: u32, terms: Terms) {
+        let version = self.wires.slots[slot as usize].version;
+        let connack_bytes = self.write_connack(slot, version, &terms);
+        // [MQTT5-3.1.2-24] a client that has no room for its CONNACK cannot be served
+        if connack_bytes > terms.opening.packet_bytes_max as usize {
+            let why = "its Maximum Packet Size is below that of its CONNACK";
+            return self.close_soon(
+                slot,
+                Close {
+                    reason: None,
+                    why: Why::Broker(why),
+                    keep_will: true,
+                },
+            );
+        }
         let connection = &mut self.wires.slots[slot as usize];
         let session = connection.session;
         connection.stage = Stage::Live;
         connection.keep_alive_secs = terms.keep_alive_secs;
         connection.clock_ms = self.now.mono_ms;
-        let version = connection.version;
         if let Some(span) = keep_alive_ms(terms.keep_alive_secs) {
             let at = self.now.mono_ms + span;
             self.connection_deadline(slot, at);
         }
-        self.write_connack(slot, version, &terms);
         if let Some((method, _)) = &terms.authentication {
             self.methods.insert(slot, Method::new(method.clone()));
         }
@@ -523,7 +535,8 @@ impl Shard {
         self.pump(session);
     }
 
-    fn write_connack(&mut self, slot: u32, version: Version, terms: &Terms) {
+    /// Bytes of the CONNACK; it is written if the client takes as many.
+    fn write_connack(&mut self, slot: u32, version: Version, terms: &Terms) -> usize {
         let capabilities = &self.config.capabilities;
         let limits = &self.config.session;
         let properties = if version.is_v5() {
@@ -559,10 +572,13 @@ impl Shard {
             reason: ReasonCode::SUCCESS,
             properties,
         };
-        encode(
-            &Packet::ConnAck(ack),
-            version,
-            self.wires.output(slot).bytes_mut(),
-        );
+        let out = self.wires.output(slot).bytes_mut();
+        let before = out.len();
+        encode(&Packet::ConnAck(ack), version, out);
+        let bytes = out.len() - before;
+        if bytes > terms.opening.packet_bytes_max as usize {
+            out.truncate(before);
+        }
+        bytes
     }
 }

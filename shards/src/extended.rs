@@ -10,6 +10,8 @@ use crate::connect::Pending;
 use crate::shard::Shard;
 use crate::wires::{Close, Why};
 
+const TOO_SMALL: &str = "its Maximum Packet Size is below that of the next AUTH";
+
 /// The authentication method of a live connection.
 #[derive(Debug)]
 pub(crate) struct Method {
@@ -38,14 +40,33 @@ impl Shard {
         data: &[u8],
     ) {
         let method = connect.authentication_method.unwrap_or_default();
-        self.write_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, method, data);
+        let bytes_max = connect.maximum_packet_size.unwrap_or(u32::MAX);
+        let reason = ReasonCode::CONTINUE_AUTHENTICATION;
+        if !self.write_auth(slot, reason, method, data, bytes_max) {
+            let why = Why::Broker(TOO_SMALL);
+            let close = Close {
+                reason: None,
+                why,
+                keep_will: true,
+            };
+            return self.close_soon(slot, close);
+        }
         let connection = &mut self.wires.slots[slot as usize];
         let packet = packet.into();
         connection.pending = Some(Box::new(Pending::Connect { packet, assigned }));
         connection.stage = crate::wires::Stage::Connecting;
     }
 
-    fn write_auth(&mut self, slot: u32, reason: ReasonCode, method: &str, data: &[u8]) {
+    /// False: the client has no room for it.
+    fn write_auth(
+        &mut self,
+        slot: u32,
+        reason: ReasonCode,
+        method: &str,
+        data: &[u8],
+        bytes_max: u32,
+    ) -> bool {
+        // [MQTT5-4.12.0-5] each AUTH names the method of CONNECT
         let auth = Auth {
             reason,
             method: Some(method),
@@ -54,7 +75,14 @@ impl Shard {
             user_properties: UserProperties::EMPTY,
         };
         let out = self.wires.output(slot).bytes_mut();
+        let before = out.len();
         encode(&Packet::Auth(auth), Version::V5, out);
+        // [MQTT5-3.1.2-24]
+        let fits = out.len() - before <= bytes_max as usize;
+        if !fits {
+            out.truncate(before);
+        }
+        fits
     }
 
     /// A packet between CONNECT and CONNACK: the client's next step, or its goodbye `[MQTT5-3.1.2-30]`.
@@ -158,18 +186,21 @@ impl Shard {
         };
         method.under_way = matches!(verdict, Verdict::Continue { .. });
         let name = method.name.clone();
-        match verdict {
-            Verdict::Continue { data } => {
-                self.write_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, &name, data);
-            }
-            Verdict::Authenticated { data } => {
-                self.write_auth(slot, ReasonCode::SUCCESS, &name, data);
-            }
-            Verdict::Allow | Verdict::Filters(_) => {
-                self.write_auth(slot, ReasonCode::SUCCESS, &name, &[]);
-            }
+        let (reason, data) = match verdict {
+            // [MQTT5-4.12.0-2]
+            Verdict::Continue { data } => (ReasonCode::CONTINUE_AUTHENTICATION, &**data),
+            Verdict::Authenticated { data } => (ReasonCode::SUCCESS, &**data),
+            Verdict::Allow | Verdict::Filters(_) => (ReasonCode::SUCCESS, &[][..]),
             // [MQTT5-4.12.1-2]
-            Verdict::Deny(reason) => self.violation(slot, *reason, "a proof that was not accepted"),
+            Verdict::Deny(reason) => {
+                return self.violation(slot, *reason, "a proof that was not accepted");
+            }
+        };
+        let session = self.wires.slots[slot as usize].session;
+        let state = &self.sessions.slots[session as usize].session;
+        let bytes_max = state.packet_bytes_max();
+        if !self.write_auth(slot, reason, &name, data, bytes_max) {
+            self.violation(slot, ReasonCode::PACKET_TOO_LARGE, TOO_SMALL);
         }
     }
 }

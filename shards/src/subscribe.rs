@@ -41,6 +41,9 @@ impl Shard {
                 );
             }
         }
+        if !self.codes_fit(slot, subscribe.filters.iter().count()) {
+            return;
+        }
         if !self.checks_subscribe {
             return self.subscribe(slot, subscribe, &Verdict::Allow);
         }
@@ -162,6 +165,32 @@ impl Shard {
         }
     }
 
+    /// Whether the client has room for the answer to so many filters; if not, the connection ends, since there is no
+    /// shorter answer.
+    fn codes_fit(&mut self, slot: u32, codes: usize) -> bool {
+        let session = self.wires.slots[slot as usize].session;
+        let bytes_max = self.sessions.slots[session as usize]
+            .session
+            .packet_bytes_max();
+        // packet id, property length, a code per filter
+        let remaining = 2 + 1 + codes;
+        let header = match remaining {
+            0..0x80 => 2,
+            0x80..0x4000 => 3,
+            _ => 5,
+        };
+        let fits = header + remaining <= bytes_max as usize;
+        // [MQTT5-3.1.2-24]
+        if !fits {
+            self.violation(
+                slot,
+                ReasonCode::PACKET_TOO_LARGE,
+                "more filters than codes fit its Maximum Packet Size",
+            );
+        }
+        fits
+    }
+
     fn check_filter<'a>(
         &self,
         session: u32,
@@ -249,6 +278,9 @@ impl Shard {
     }
 
     pub(crate) fn handle_unsubscribe(&mut self, slot: u32, unsubscribe: &Unsubscribe<'_>) {
+        if !self.codes_fit(slot, unsubscribe.filters.iter().count()) {
+            return;
+        }
         let session = self.wires.slots[slot as usize].session;
         // [MQTT5-3.11.3-2] a code per filter, in order
         let mut codes = Codes::new();

@@ -4,7 +4,23 @@
 import pytest
 
 from harness import V5, V31, V311, unique
-from harness.wire import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, ack, properties, publish
+from harness.wire import (
+    CONNACK,
+    PUBACK,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    PUBREL,
+    SUBACK,
+    UNSUBACK,
+    ack,
+    connect,
+    packet,
+    properties,
+    publish,
+    subscribe,
+    unsubscribe,
+)
 
 
 def test_properties_pass_through_unchanged(mqtt5):
@@ -209,6 +225,35 @@ def test_packets_larger_than_the_client_takes_are_left_out(broker, wire):
         publisher.publish(topic, b"x" * size, qos=1)
     assert [len(small.expect_message().payload) for _ in range(2)] == [10, 20]
     small.expect_alive()
+
+
+@pytest.mark.parametrize("client_id", ["", "given"], ids=["assigned", "given"])
+def test_connack_is_within_the_clients_maximum(broker, wire, client_id):
+    """[MQTT5-3.1.2-24]: a client that has no room for it is closed; one with just enough is served."""
+    client_id = client_id and unique(client_id)
+    probe = wire(V5)
+    whole = len(packet(CONNACK, 0, probe.connect(client_id).body))
+    probe.close()
+    for room in (1, 4, whole - 1):
+        small = wire(V5)
+        small.send(connect(V5, client_id, block=properties(maximum_packet_size=room)))
+        small.expect_closed()
+    just = wire(V5)
+    just.connect(client_id, block=properties(maximum_packet_size=whole))
+    just.expect_alive()
+
+
+@pytest.mark.parametrize("kind", [SUBACK, UNSUBACK], ids=["suback", "unsuback"])
+def test_codes_are_within_the_clients_maximum(broker, wire, kind):
+    """[MQTT5-3.1.2-24]: a fixed header of 2 bytes, an id, an empty block and 95 codes are 100 bytes."""
+    client = wire(V5)
+    client.connect(block=properties(maximum_packet_size=100))
+    names = [unique("t/") for _ in range(96)]
+    build = unsubscribe if kind == UNSUBACK else lambda v, pid, *each: subscribe(v, pid, *((name, 0) for name in each))
+    client.send(build(V5, 1, *names[:95]))
+    assert len(client.expect(kind).codes) == 95
+    client.send(build(V5, 2, *names))
+    client.expect_refused(0x95)
 
 
 def test_packet_of_exactly_the_maximum_is_delivered(broker, wire):

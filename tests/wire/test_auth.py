@@ -21,10 +21,10 @@ def auth(reason, data=b"", method=METHOD):
     return packet(AUTH, 0, bytes([reason]) + block)
 
 
-def begin(wire):
+def begin(wire, **limits):
     """CONNECT by the method, answered by a challenge."""
     client = wire(V5)
-    client.send(connect(V5, unique("auth"), block=properties(auth_method=METHOD, auth_data=b"hi")))
+    client.send(connect(V5, unique("auth"), block=properties(auth_method=METHOD, auth_data=b"hi", **limits)))
     challenge = client.expect(AUTH)
     assert challenge.reason == 0x18
     assert challenge.properties["auth_method"] == METHOD
@@ -64,6 +64,17 @@ def test_answer_must_follow_the_exchange(wire, answer):
     client.send(answer)
     assert client.expect(CONNACK).reason == 0x82
     client.expect_closed()
+
+
+def test_auth_is_within_the_clients_maximum(wire):
+    """[MQTT5-3.1.2-24]: type, length, reason, length of the block, method and data are 27 bytes."""
+    size = 2 + 1 + 1 + 3 + len(METHOD) + 3 + len(b"who?")
+    client = wire(V5)
+    block = properties(auth_method=METHOD, auth_data=b"hi", maximum_packet_size=size - 1)
+    client.send(connect(V5, unique("auth"), block=block))
+    client.expect_closed()
+    # CONNACK is larger, so a live client has room for any AUTH of this method
+    begin(wire, maximum_packet_size=size)
 
 
 def test_nothing_but_auth_before_connack(wire):
