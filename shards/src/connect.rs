@@ -321,17 +321,24 @@ impl Shard {
     /// CONNACK with an error, then the connection closes `[MQTT-3.2.2-5] [MQTT5-3.2.2-7]`.
     pub(crate) fn refuse(&mut self, slot: u32, reason: ReasonCode, why: &'static str) {
         let version = self.wires.slots[slot as usize].version;
-        // [MQTT-3.2.2-4] [MQTT5-3.2.2-6] no session present with an error
-        let ack = ConnAck {
-            session_present: false,
-            reason,
-            properties: ConnAckProperties::default(),
-        };
-        encode(
-            &Packet::ConnAck(ack),
-            version,
-            self.wires.output(slot).bytes_mut(),
-        );
+        // [MQTT-3.2.2-6] no return code says what is wrong with a will
+        let unspeakable = !version.is_v5()
+            && matches!(
+                reason,
+                ReasonCode::QOS_NOT_SUPPORTED
+                    | ReasonCode::RETAIN_NOT_SUPPORTED
+                    | ReasonCode::TOPIC_NAME_INVALID
+            );
+        if !unspeakable {
+            // [MQTT-3.2.2-4] [MQTT5-3.2.2-6] no session present with an error
+            let ack = ConnAck {
+                session_present: false,
+                reason,
+                properties: ConnAckProperties::default(),
+            };
+            let out = self.wires.output(slot).bytes_mut();
+            encode(&Packet::ConnAck(ack), version, out);
+        }
         self.close_soon(
             slot,
             Close {

@@ -5,7 +5,7 @@ import pytest
 
 from harness import V5, V311, unique
 from harness.client import World
-from harness.wire import CONNACK, SUBACK, Wire, connect, properties, publish, subscribe
+from harness.wire import CONNACK, SUBACK, Wire, connect, properties, publish, subscribe, will_of
 
 
 def capabilities(**named):
@@ -44,13 +44,24 @@ def test_maximum_qos_lowers_grants(spawn, wire):
         assert client.expect(SUBACK).codes == [1, 1, 0]
 
 
-def test_will_above_the_maximum_qos_is_refused(spawn, wire):
-    """[MQTT5-3.2.2-12]: 0x9B."""
-    own = spawn(conf=capabilities(maximum_qos=0))
+@pytest.mark.parametrize(
+    ("limit", "will", "reason"),
+    [
+        ({"maximum_qos": 0}, {"will_qos": 1}, 0x9B),  # [MQTT5-3.2.2-12]
+        ({"retain_available": 0}, {"will_retain": True}, 0x9A),  # [MQTT5-3.2.2-13]
+    ],
+    ids=["qos", "retain"],
+)
+def test_will_beyond_the_limits_is_refused(spawn, wire, limit, will, reason):
+    """[MQTT5-3.1.4-2] [MQTT-3.2.2-6]: 3.1.1 has no return code for it, so it gets none."""
+    own = spawn(conf=capabilities(**limit))
     client = wire(V5, own)
-    client.send(connect(V5, unique("w"), will=b"\0" + b"\0\1a" + b"\0\0", will_qos=1))
-    assert client.expect(CONNACK).reason == 0x9B
+    client.send(connect(V5, unique("w"), will=will_of(V5, "a"), **will))
+    assert client.expect(CONNACK).reason == reason
     client.expect_closed()
+    older = wire(V311, own)
+    older.send(connect(V311, unique("w"), will=will_of(V311, "a"), **will))
+    older.expect_closed()
 
 
 def test_session_expiry_is_limited(spawn, wire):

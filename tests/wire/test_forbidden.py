@@ -323,7 +323,7 @@ CAPABILITIES = [
 
 @pytest.mark.parametrize(("key", "value", "name", "data", "reason"), CAPABILITIES, ids=["maximum-qos", "retain"])
 def test_capability_that_is_off_is_advertised_and_enforced(spawn, wire, key, value, name, data, reason):
-    """[MQTT5-3.2.2-9] [MQTT5-3.2.2-13]"""
+    """[MQTT5-3.2.2-9]: what a client is told it must not send ends its connection."""
     own = spawn(conf=f"mqtt:\n  options:\n    capabilities:\n      {key}: {value}\n")
     client = wire(V5, own)
     assert client.connect().properties[name] == value
