@@ -267,13 +267,15 @@ pub struct Unsent {
 }
 
 impl Flight {
-    /// A new connection has been sent nothing yet.
-    pub(crate) fn resume(&mut self) {
-        self.step = if self.step.is_released() {
+    /// A new connection has been sent nothing yet; whether PUBREL is what it must be sent.
+    pub(crate) fn resume(&mut self) -> bool {
+        let released = self.step.is_released();
+        self.step = if released {
             Step::ReleaseDue
         } else {
             Step::PublishDue
         };
+        released
     }
 
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
@@ -561,8 +563,9 @@ impl Session {
         if self.resend > 0 {
             let may_resend = self.may_resend(limits);
             // PUBREL needs no room [MQTT5-3.3.4-10] [MQTT5-4.9.0-3]
+            let releases_due = self.releases_due;
             if let Some((_, flight)) = self.outbound.oldest_of_last(&mut self.resend) {
-                return may_resend || flight.step != Step::PublishDue;
+                return may_resend || releases_due || flight.step != Step::PublishDue;
             }
         }
         !self.queue.is_empty() && self.may_begin(limits)
@@ -678,7 +681,7 @@ impl Session {
             return Some(false);
         };
         match flight.step {
-            Step::PublishDue if !may_resend => return None,
+            Step::PublishDue if !may_resend => return self.send_releases(out),
             Step::PublishDue => {}
             Step::ReleaseDue => {
                 flight.step = Step::ReleasedAgain;
@@ -731,6 +734,23 @@ impl Session {
             self.outbound.remove(id);
         }
         Some(sent == Delivered::Sent)
+    }
+
+    /// Every PUBREL that this connection has still to be sent: they do not wait behind a PUBLISH for which the client has
+    /// no place `[MQTT5-3.3.4-10] [MQTT5-4.9.0-3]`. All at once, since it happens once in a connection and each is four
+    /// bytes. `None`: there was none.
+    fn send_releases(&mut self, out: &mut Output) -> Option<bool> {
+        if !std::mem::take(&mut self.releases_due) {
+            return None;
+        }
+        let version = self.version;
+        for (id, flight) in self.outbound.iter_mut() {
+            if flight.step == Step::ReleaseDue {
+                flight.step = Step::ReleasedAgain;
+                encode_ack(PUBREL, id, ReasonCode::SUCCESS, version, out.bytes_mut());
+            }
+        }
+        Some(false)
     }
 
     /// PUBACK: the message is the client's, or refused by it, and not sent again to anybody `[MQTT5-4.4.0-2]

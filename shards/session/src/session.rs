@@ -55,6 +55,8 @@ pub struct Session {
     /// Slots at the end of `outbound` that this connection has still to be sent (after a resume). New messages wait
     /// until it is 0.
     pub(crate) resend: usize,
+    /// Among these may be PUBRELs, which do not wait for a PUBLISH that has no place.
+    pub(crate) releases_due: bool,
     pub(crate) outbound: PacketIds<Flight>,
     pub(crate) queue: VecDeque<Queued>,
     pub(crate) queue_bytes: usize,
@@ -120,6 +122,7 @@ impl Session {
             next_packet_id: PacketId(std::num::NonZeroU16::MIN),
             unacked: 0,
             resend: 0,
+            releases_due: false,
             outbound: PacketIds::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -266,8 +269,9 @@ impl Session {
         for (_, received) in self.inbound.iter_mut() {
             received.counted = false;
         }
+        self.releases_due = false;
         for (_, flight) in self.outbound.iter_mut() {
-            flight.resume();
+            self.releases_due |= flight.resume();
         }
         self.resend = self.outbound.slots();
         self.connected = true;

@@ -191,6 +191,60 @@ fn a_pubrel_that_is_sent_again_takes_no_place_and_gives_none_back() {
 }
 
 #[test]
+fn a_pubrel_does_not_wait_behind_a_publish_that_has_no_place() {
+    // [MQTT5-3.3.4-10] [MQTT5-4.9.0-3]
+    let mut bench = Bench::persistent(Version::V5);
+    bench.deliver(b'1', AtLeastOnce);
+    bench.deliver(b'2', AtLeastOnce);
+    bench.deliver(b'3', ExactlyOnce);
+    bench.deliver(b'4', AtLeastOnce);
+    bench.deliver(b'5', ExactlyOnce);
+    bench.pubrec(3, ReasonCode::SUCCESS);
+    bench.pubrec(5, ReasonCode::SUCCESS);
+    bench.reconnect(Opening {
+        receive_maximum: 1,
+        ..opening(Version::V5)
+    });
+    let expected = [
+        publish_v5(0x3a, 1, b'1'),
+        ack(PUBREL, 3),
+        ack(PUBREL, 5),
+    ];
+    assert_eq!(bench.sent(), expected.concat());
+    assert!(!bench.session.wants_pump(&bench.limits), "sent once");
+    assert!(bench.pubcomp(3));
+    for (acknowledged, next) in [(1, 2), (2, 4)] {
+        bench.puback(acknowledged);
+        bench.pump();
+        assert_eq!(
+            bench.sent(),
+            publish_v5(0x3a, next, b'0' + next as u8),
+            "and no PUBREL again"
+        );
+    }
+}
+
+#[test]
+fn a_pump_that_stops_before_the_pubrels_leaves_them_due() {
+    let mut bench = Bench::persistent(Version::V5);
+    bench.deliver(b'1', AtLeastOnce);
+    bench.deliver(b'2', AtLeastOnce);
+    bench.deliver(b'3', ExactlyOnce);
+    bench.pubrec(3, ReasonCode::SUCCESS);
+    bench.close();
+    bench.session.open(Opening {
+        receive_maximum: 1,
+        ..opening(Version::V5)
+    });
+    assert_eq!(bench.pump_some(1), 1);
+    assert_eq!(bench.sent(), publish_v5(0x3a, 1, b'1'));
+    assert!(bench.session.wants_pump(&bench.limits));
+    bench.pump();
+    assert_eq!(bench.sent(), ack(PUBREL, 3));
+    assert!(!bench.session.wants_pump(&bench.limits));
+}
+
+#[test]
 fn released_ids_of_earlier_connections_count_against_inflight_max() {
     let mut bench = Bench::persistent(Version::V311);
     bench.limits.inflight_max = 2;
