@@ -18,7 +18,10 @@ def limits(**named):
 
 
 def test_subscriptions_that_are_not_available(spawn, wire):
-    """Wildcards, identifiers and groups each have a reason of their own."""
+    """Wildcards, identifiers and groups each have a reason of their own.
+
+    [MQTT-3.8.3-2] [MQTT-3.9.3-2] [MQTT5-3.8.4-7] [MQTT5-3.9.3-2]
+    """
     own = spawn(conf=capabilities(wildcard_sub_available=0, sub_id_available=0, shared_sub_available=0))
     client = wire(V5, own)
     granted = client.connect().properties
@@ -35,7 +38,7 @@ def test_subscriptions_that_are_not_available(spawn, wire):
 
 
 def test_maximum_qos_lowers_grants(spawn, wire):
-    """[MQTT5-3.2.2-10]: a SUBSCRIBE with a higher QoS is still granted what there is."""
+    """[MQTT5-3.2.2-10]: a SUBSCRIBE with a higher QoS is still granted what there is [MQTT-3.8.4-5] [MQTT5-3.8.4-7]."""
     own = spawn(conf=capabilities(maximum_qos=1))
     for version in (V311, V5):
         client = wire(version, own)

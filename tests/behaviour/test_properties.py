@@ -283,7 +283,7 @@ def test_too_large_messages_do_not_hold_the_window(broker, wire):
 
 
 def test_receive_maximum_of_the_client_is_kept(broker, wire):
-    """[MQTT5-3.3.4-9] [MQTT5-4.9.0-2]: QoS 0 passes by, the rest waits for acks."""
+    """[MQTT5-3.3.4-9] [MQTT5-3.3.4-10] [MQTT5-4.9.0-2]: QoS 0 and other packets pass by, the rest waits for acks."""
     topic = unique("t/")
     client, publisher = wire(V5), wire(V5)
     client.connect(block=properties(receive_maximum=3))

@@ -12,7 +12,7 @@ QOS = (0, 1, 2)
 @pytest.mark.parametrize("granted", QOS)
 @pytest.mark.parametrize("published", QOS)
 def test_qos_is_the_lower_of_published_and_granted(mqtt, published, granted):
-    """[MQTT-3.8.4-6] [MQTT5-3.8.4-8]"""
+    """[MQTT-3.8.4-6] [MQTT-4.3.1-1] [MQTT5-3.8.4-8] [MQTT5-4.3.1-1]"""
     subscriber, publisher = mqtt.connect(), mqtt.connect()
     assert subscriber.subscribe(mqtt.topic(), qos=granted) == [granted]
     publisher.publish(mqtt.topic(), b"x", published)
@@ -90,14 +90,19 @@ MATCHES = [
     ("a/+/#", ["a/b", "a//"], ["a", "b"]),
     ("/a", ["/a"], ["a"]),
     ("a//b", ["a//b"], ["a/b"]),
-    ("a/é 漢", ["a/é 漢"], ["a/e 漢"]),
+    # the second é is two characters
+    ("a/\u00e9 漢", ["a/\u00e9 漢"], ["a/e 漢", "a/e\u0301 漢", "a/\u00c9 漢"]),
+    ("+/\u212b/ ", ["x/\u212b/ "], ["x/\u00c5/ ", "x/\u212b/", "x/\u212b/\u00a0"]),
     ("$a/#", ["$a/b"], ["a/b"]),
 ]
 
 
 @pytest.mark.parametrize(("topic_filter", "matching", "other"), MATCHES, ids=[each[0] for each in MATCHES])
 def test_filter_matches(mqtt, topic_filter, matching, other):
-    """[MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-4] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.7.3-4]"""
+    """[MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-4] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.7.3-4]
+
+    What comes has the name that was published: [MQTT-3.3.2-3] [MQTT5-3.3.2-3].
+    """
     subscriber, publisher = mqtt.connect(), mqtt.connect()
     subscriber.subscribe(mqtt.topic(topic_filter))
     for topic in (*other, *matching):
@@ -123,7 +128,10 @@ def test_first_level_wildcards_skip_dollar_topics(mqtt):
 
 @pytest.mark.parametrize("qos", QOS)
 def test_publish_below_sys_reaches_nobody(mqtt, qos):
-    """5.0 is told at QoS 1 and 2; older versions have no word for it and get their ack."""
+    """5.0 is told at QoS 1 and 2; older versions have no word for it and get their ack.
+
+    [MQTT-3.3.5-2] [MQTT5-3.4.2-1]
+    """
     if mqtt.version == V5 and qos == 2:
         pytest.skip("paho does not see the code of PUBREC; the wire suite does")
     topic = f"$SYS/{mqtt.topic()}"
@@ -143,7 +151,7 @@ def test_nobody_listening_is_told(mqtt5):
 
 
 def test_unsubscribe_ends_delivery(mqtt):
-    """[MQTT-3.10.4-1] [MQTT5-3.10.4-1]"""
+    """[MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT5-3.10.4-1] [MQTT5-3.10.4-2]"""
     client = mqtt.connect()
     client.subscribe(mqtt.topic("a"), mqtt.topic("b"))
     codes = client.unsubscribe(mqtt.topic("a"), mqtt.topic("never"))
@@ -152,6 +160,35 @@ def test_unsubscribe_ends_delivery(mqtt):
     client.publish(mqtt.topic("a"), b"x")
     client.publish(mqtt.topic("b"), b"y")
     assert [each.payload for each in client.fence(client)] == [b"y"]
+
+
+def test_unsubscribe_takes_filters_as_they_are_written(mqtt):
+    """[MQTT-3.10.4-1] [MQTT5-3.10.4-1]: not those that match the same topics, or look alike."""
+    client = mqtt.connect()
+    client.subscribe(mqtt.topic("a", "+"), qos=1)
+    others = [mqtt.topic(*levels) for levels in (("a", "b"), ("a", "#"), ("A", "+"), ("a", "+", ""), ("+", "+"))]
+    codes = client.unsubscribe(*others, f"$share/g/{mqtt.topic('a', '+')}")
+    if mqtt.version == V5:
+        assert codes == [0x11] * 6
+    client.publish(mqtt.topic("a", "b"), b"heard", 1)
+    assert client.receive().payload == b"heard"
+    client.unsubscribe(mqtt.topic("a", "+"))
+    client.publish(mqtt.topic("a", "b"), b"unheard", 1)
+    assert client.fence(client) == []
+
+
+def test_subscribing_again_loses_nothing(mqtt):
+    """[MQTT-3.8.4-3] [MQTT5-3.8.4-4]: a subscription is replaced a hundred times while messages come."""
+    subscriber, publisher = mqtt.connect(), mqtt.connect()
+    subscriber.subscribe(mqtt.topic(), qos=1)
+    answers = []
+    for number in range(300):
+        publisher.send(mqtt.topic(), str(number).encode(), 1)
+        if number % 3 == 0:
+            answers.append(subscriber.start_subscribe(mqtt.topic(), qos=1))
+    assert [int(each.payload) for each in subscriber.receive(300, 30)] == list(range(300))
+    for answer in answers:
+        assert subscriber.granted(answer) == [1]
 
 
 def test_subscribing_again_replaces_the_options(mqtt):
@@ -164,7 +201,7 @@ def test_subscribing_again_replaces_the_options(mqtt):
 
 
 def test_many_filters_in_one_subscribe(mqtt):
-    """[MQTT-3.8.4-4] [MQTT-3.8.4-5] [MQTT5-3.8.4-5] [MQTT5-3.8.4-6]"""
+    """[MQTT-3.8.4-4] [MQTT-3.8.4-5] [MQTT5-3.8.4-5] [MQTT5-3.8.4-6]: as if each had come alone, and one SUBACK."""
     client = mqtt.connect()
     filters = [(mqtt.topic(str(index)), index % 3) for index in range(200)]
     assert client.subscribe(*filters) == [index % 3 for index in range(200)]

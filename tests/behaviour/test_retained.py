@@ -8,7 +8,7 @@ from harness import V5
 
 @pytest.mark.parametrize("qos", (0, 1, 2))
 def test_new_subscription_gets_the_retained_message(mqtt, qos):
-    """[MQTT-3.3.1-6] [MQTT-3.3.1-8] [MQTT5-3.3.1-9]"""
+    """[MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-8] [MQTT5-3.3.1-5] [MQTT5-3.3.1-9]"""
     publisher, subscriber = mqtt.connect(), mqtt.connect()
     publisher.publish(mqtt.topic(), b"kept", qos, retain=True)
     # nothing acknowledges QoS 0: it is kept once the publisher's own, later subscription gets it
@@ -28,10 +28,12 @@ def test_retained_qos_is_lowered_to_the_granted(mqtt):
 
 def test_live_subscribers_see_no_retain_flag(mqtt):
     """[MQTT-3.3.1-9] [MQTT5-3.3.1-12]"""
-    publisher, subscriber = mqtt.connect(), mqtt.connect()
+    publisher, subscriber, member = (mqtt.connect() for _ in range(3))
     subscriber.subscribe(mqtt.topic(), qos=1)
+    member.subscribe(f"$share/g/{mqtt.topic()}", qos=1)
     publisher.publish(mqtt.topic(), b"live", 1, retain=True)
     assert not subscriber.receive().retain
+    assert not member.receive().retain
 
 
 def test_newest_retained_message_replaces_the_old(mqtt):
@@ -41,6 +43,19 @@ def test_newest_retained_message_replaces_the_old(mqtt):
         publisher.publish(mqtt.topic(), str(number).encode(), number % 3, retain=True)
     subscriber.subscribe(mqtt.topic(), qos=1)
     assert [each.payload for each in subscriber.fence(publisher)] == [b"4"]
+
+
+@pytest.mark.parametrize("before", (0, 1, 2))
+def test_retained_message_of_qos_0_replaces_the_old(mqtt, before):
+    """[MQTT-3.3.1-7]"""
+    client = mqtt.connect()
+    client.publish(mqtt.topic(), b"old", before, retain=True)
+    client.publish(mqtt.topic(), b"new", 0, retain=True)
+    # nothing acknowledges QoS 0: the publisher's own, later subscription comes behind it
+    client.subscribe(mqtt.topic(), qos=2)
+    message = client.receive()
+    assert (message.payload, message.qos, message.retain) == (b"new", 0, True)
+    assert client.fence(client) == []
 
 
 def test_retain_with_empty_payload_clears_topic(mqtt):
@@ -106,11 +121,13 @@ def test_retain_handling(mqtt5, handling, first, again):
 @pytest.mark.parametrize("retain", [False, True])
 def test_retain_as_published_keeps_the_flag(mqtt5, retain):
     """[MQTT5-3.3.1-12] [MQTT5-3.3.1-13]"""
-    keeping, plain, publisher = (mqtt5.connect() for _ in range(3))
+    keeping, member, plain, publisher = (mqtt5.connect() for _ in range(4))
     keeping.subscribe(mqtt5.topic(), as_published=True)
+    member.subscribe(f"$share/g/{mqtt5.topic()}", as_published=True)
     plain.subscribe(mqtt5.topic())
     publisher.publish(mqtt5.topic(), b"x", retain=retain)
     assert keeping.receive().retain is retain
+    assert member.receive().retain is retain
     assert not plain.receive().retain
 
 

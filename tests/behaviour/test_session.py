@@ -56,7 +56,7 @@ def test_clean_session_leaves_nothing_behind(mqtt):
 
 
 def test_queue_is_delivered_in_order_on_resume(mqtt):
-    """[MQTT-3.1.2-5] [MQTT-4.6.0-6] [MQTT5-4.5.0-1] [MQTT5-4.6.0-6]"""
+    """[MQTT-3.1.2-5] [MQTT-4.5.0-1] [MQTT-4.6.0-6] [MQTT5-4.5.0-1] [MQTT5-4.6.0-5]"""
     publisher = mqtt.connect()
     sleeper = mqtt.connect(clean=False)
     sleeper.subscribe(mqtt.topic(), qos=2)
@@ -109,7 +109,10 @@ def test_subscription_made_before_the_end_is_kept_with_its_options(mqtt5):
 
 
 def test_unacked_qos1_comes_again_in_order_with_dup_and_its_packet_ids(broker, wire, version):
-    """[MQTT-3.3.1-1] [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT5-3.3.1-1] [MQTT5-4.4.0-1] [MQTT5-4.6.0-1]"""
+    """[MQTT-3.3.1-1] [MQTT-4.3.2-1] [MQTT-4.4.0-1] [MQTT-4.6.0-1]
+
+    [MQTT5-3.3.1-1] [MQTT5-4.3.2-2] [MQTT5-4.3.2-3] [MQTT5-4.4.0-1] [MQTT5-4.6.0-1]
+    """
     topic, client_id = unique("t/"), unique("w")
     subscriber, publisher = wire(version), wire(version)
     publisher.connect()
@@ -132,7 +135,11 @@ def test_unacked_qos1_comes_again_in_order_with_dup_and_its_packet_ids(broker, w
 
 
 def test_unanswered_qos2_comes_again_from_where_it_stood(broker, wire, version):
-    """[MQTT-4.3.3-1] [MQTT-4.4.0-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-5] [MQTT5-4.4.0-1]: PUBLISH before PUBREC, PUBREL after it."""
+    """PUBLISH before PUBREC, PUBREL after it, and nothing after PUBCOMP.
+
+    [MQTT-4.3.3-1] [MQTT-4.4.0-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-3] [MQTT5-4.3.3-4] [MQTT5-4.3.3-5] [MQTT5-4.3.3-6]
+    [MQTT5-4.4.0-1]
+    """
     topic, client_id = unique("t/"), unique("w")
     subscriber, publisher = wire(version), wire(version)
     publisher.connect()
@@ -141,6 +148,7 @@ def test_unanswered_qos2_comes_again_from_where_it_stood(broker, wire, version):
     for number in range(3):
         publisher.publish(topic, str(number).encode(), qos=2)
     first = [subscriber.expect_message(acknowledge=False) for _ in range(3)]
+    assert not any(each.dup for each in first)
     subscriber.send(ack(PUBREC, first[0].pid))
     assert subscriber.expect(PUBREL).pid == first[0].pid
     subscriber.close()
@@ -164,7 +172,7 @@ def test_unanswered_qos2_comes_again_from_where_it_stood(broker, wire, version):
 
 
 def test_inbound_qos2_is_exact_across_reconnect(broker, wire, version):
-    """[MQTT-4.3.3-2] [MQTT5-4.3.3-10] [MQTT5-4.3.3-12]: a repeated packet id is not a second message."""
+    """[MQTT-4.3.3-2] [MQTT5-4.3.3-10]: a repeated packet id is not a second message."""
     topic, client_id = unique("t/"), unique("w")
     watcher, publisher = wire(version), wire(version)
     watcher.connect()
@@ -184,7 +192,7 @@ def test_inbound_qos2_is_exact_across_reconnect(broker, wire, version):
 
 
 def test_packet_id_is_free_after_pubcomp(broker, wire, version):
-    """[MQTT-2.3.1-4] [MQTT5-2.2.1-4] [MQTT5-4.3.3-12]"""
+    """[MQTT-2.3.1-4] [MQTT-4.3.3-2] [MQTT5-2.2.1-4] [MQTT5-4.3.3-12]"""
     topic = unique("t/")
     client = wire(version)
     client.connect()

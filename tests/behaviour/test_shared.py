@@ -23,7 +23,7 @@ def test_messages_are_spread_over_the_group(mqtt, qos):
     got = [[int(each.payload) for each in member.fence(publisher)] for member in members]
     assert sorted(number for each in got for number in each) == list(range(count))
     assert all(got), "a member got nothing"
-    assert all(each == sorted(each) for each in got), "[MQTT-4.6.0-5] [MQTT5-4.6.0-5]"
+    assert all(each == sorted(each) for each in got), "[MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT5-4.6.0-5]"
 
 
 def test_each_group_gets_its_copy(mqtt):
@@ -300,13 +300,22 @@ def test_group_that_sleeps_as_a_whole_keeps_its_messages(mqtt):
 
 
 def test_shared_beside_plain_subscription_of_one_client(mqtt):
-    """[MQTT5-3.3.4-2]: two subscriptions, two reasons to get it."""
+    """Two subscriptions, two reasons to get it."""
     client, publisher = mqtt.connect(), mqtt.connect()
     client.subscribe(mqtt.topic(), shared(mqtt), qos=1)
     publisher.publish(mqtt.topic(), b"x", 1)
-    got = client.fence(publisher)
-    assert 1 <= len(got) <= 2
-    assert {each.payload for each in got} == {b"x"}
+    assert [each.payload for each in client.fence(publisher)] == [b"x", b"x"]
+
+
+def test_copies_of_several_subscriptions_have_an_identifier_each(mqtt5):
+    """[MQTT5-3.3.4-5]"""
+    client, publisher = mqtt5.connect(), mqtt5.connect()
+    client.subscribe(mqtt5.topic(), qos=1, identifier=1)
+    client.subscribe(shared(mqtt5, "one"), qos=1, identifier=2)
+    client.subscribe(shared(mqtt5, "two"), qos=1)
+    publisher.publish(mqtt5.topic(), b"x", 1)
+    found = [each.property("subscription_identifier") or [] for each in client.fence(publisher)]
+    assert sorted(found) == [[], [1], [2]]
 
 
 def test_subscription_identifier_of_the_member(mqtt5):

@@ -40,6 +40,15 @@ PROPERTIES = {
     "subscription_id_available": (0x29, "u8"),
     "shared_available": (0x2A, "u8"),
 }
+# packet type -> reason codes that it may carry in 5.0
+REASONS = {
+    PUBACK: {0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99},
+    PUBREC: {0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99},
+    PUBREL: {0x00, 0x92},
+    PUBCOMP: {0x00, 0x92},
+    SUBACK: {0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2},
+    UNSUBACK: {0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91},
+}
 NAMES = {identifier: (name, kind) for name, (identifier, kind) in PROPERTIES.items()}
 
 
@@ -267,11 +276,14 @@ class Packet:
             self.reason = read.u8() if len(body) > 2 else 0
             if len(body) > 3:
                 self.properties = read.properties()
+            assert self.reason in REASONS[self.kind], f"a reason of another packet: {self}"
         elif self.kind in (SUBACK, UNSUBACK):
             self.pid = read.u16()
             if version == V5:
                 self.properties = read.properties()
             self.codes = list(read.rest())
+            allowed = REASONS[self.kind] if version == V5 else {0, 1, 2, 0x80}
+            assert allowed.issuperset(self.codes), f"a reason of another packet: {self}"
         elif self.kind in (DISCONNECT, AUTH):
             self.reason = read.u8() if body else 0
             if len(body) > 1:

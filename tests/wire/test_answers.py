@@ -44,6 +44,7 @@ def test_invalid_filter_is_refused_and_the_others_granted(wire, version, topic_f
     """[MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.8.2-1] [MQTT5-4.8.2-2]
 
     5.0 has 0x8F, 3.1.1 has 0x80; 3.1 can't refuse a filter, so the connection ends.
+    [MQTT-3.8.4-5] [MQTT-3.9.3-1] [MQTT-3.9.3-2] [MQTT5-3.8.4-7] [MQTT5-3.9.3-1] [MQTT5-3.9.3-2]
     """
     client = wire(version)
     client.connect()
@@ -74,7 +75,10 @@ def test_empty_filter(wire, version):
 
 
 def test_suback_carries_the_packet_id_and_a_code_per_filter(wire, version):
-    """[MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.9.3-2] [MQTT5-3.8.4-2] [MQTT5-3.8.4-6] [MQTT5-3.9.3-1]"""
+    """[MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.9.3-1]
+
+    [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT5-3.8.4-6] [MQTT5-3.8.4-7] [MQTT5-3.9.3-1]
+    """
     client = wire(version)
     client.connect()
     base = unique("t/")
@@ -85,22 +89,52 @@ def test_suback_carries_the_packet_id_and_a_code_per_filter(wire, version):
 
 
 def test_unsuback(wire, version):
-    """[MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.10.4-6] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT5-3.11.3-1]"""
+    """[MQTT-3.10.4-4] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT5-3.11.3-1] [MQTT5-3.11.3-2]"""
     client = wire(version)
     client.connect()
     topic = unique("t/")
     client.subscribe(topic)
-    client.send(unsubscribe(version, 9, topic, unique("never/"), topic))
+    client.send(unsubscribe(version, 9, topic, unique("never/"), topic, "a#"))
     unsuback = client.expect(UNSUBACK)
     assert unsuback.pid == 9
     # the third names what the first has just removed
-    assert unsuback.codes == ([0x00, 0x11, 0x11] if version == V5 else [])
+    assert unsuback.codes == ([0x00, 0x11, 0x11, 0x8F] if version == V5 else [])
+
+
+def test_unsuback_although_nothing_ended(wire, version):
+    """[MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT5-3.10.4-5]"""
+    client = wire(version)
+    client.connect()
+    client.send(unsubscribe(version, 65535, unique("never/"), "+/#"))
+    unsuback = client.expect(UNSUBACK)
+    assert unsuback.pid == 65535
+    assert unsuback.codes == ([0x11, 0x11] if version == V5 else [])
+
+
+def test_unsubscribing_from_several_filters_is_one_answer(wire, version):
+    """[MQTT-3.10.4-6] [MQTT5-3.10.4-6]: as if each had come alone, and one UNSUBACK."""
+    client = wire(version)
+    client.connect()
+    topics = [unique("t/") for _ in range(4)]
+    for topic in topics:
+        client.subscribe(topic)
+    client.send(unsubscribe(version, 9, *topics[:3]))
+    assert client.expect(UNSUBACK).pid == 9
+    for topic in topics:
+        client.publish(topic, b"x")
+    assert client.expect_message().topic == topics[3]
+    client.expect_alive()
 
 
 def test_publish_answers(wire, version):
-    """[MQTT-4.3.2-2] [MQTT-4.3.3-2] [MQTT5-4.3.2-4] [MQTT5-4.3.3-8] [MQTT5-4.3.3-11]"""
+    """[MQTT-3.3.4-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2]
+
+    [MQTT5-3.3.4-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT5-4.3.2-4] [MQTT5-4.3.3-8] [MQTT5-4.3.3-11]
+    """
     client = wire(version)
     client.connect()
+    client.send(publish(version, unique("t/"), b"x"))
+    client.expect_alive()
     client.send(publish(version, unique("t/"), b"x", qos=1, pid=65535))
     puback = client.expect(PUBACK)
     assert puback.pid == 65535
@@ -133,7 +167,9 @@ def test_repeated_qos2_publish_is_delivered_once(wire, version):
 
 
 def test_publish_below_sys_at_qos_2(wire, version):
-    """5.0: PUBREC 0x87 and the packet id is free again [MQTT5-4.3.3-9]; older versions: as if delivered."""
+    """5.0: PUBREC 0x87 [MQTT5-3.5.2-1] and the packet id is free again [MQTT5-4.3.3-9]; older versions: as if delivered
+    [MQTT-3.3.5-2].
+    """
     client = wire(version)
     client.connect()
     client.send(publish(version, "$SYS/x", b"x", qos=2, pid=4))
@@ -152,7 +188,11 @@ def test_publish_below_sys_at_qos_2(wire, version):
 
 
 def test_acks_of_unknown_packet_ids(wire, version):
-    """[MQTT5-4.3.3-6]: nothing is in flight; PUBREL and PUBREC are answered, and 5.0 says not found."""
+    """Nothing is in flight; PUBREL and PUBREC are answered, and 5.0 says not found.
+
+    [MQTT-4.3.3-2] [MQTT5-3.6.2-1] [MQTT5-3.7.2-1] [MQTT5-4.3.3-4] [MQTT5-4.3.3-11]; PUBREL has the flags of
+    [MQTT-3.6.1-1] [MQTT5-3.6.1-1].
+    """
     client = wire(version)
     client.connect()
     client.send(ack(PUBACK, 500), ack(PUBCOMP, 501))
@@ -192,7 +232,7 @@ def test_acks_with_reasons_and_properties_are_taken(wire):
 
 
 def test_pubrec_that_refuses_ends_the_message(wire):
-    """[MQTT5-4.3.3-4]: no PUBREL, and nothing comes again on resume."""
+    """[MQTT5-4.3.3-4] [MQTT5-4.4.0-2]: no PUBREL, and nothing comes again on resume."""
     topic, client_id = unique("t/"), unique("w")
     block = properties(session_expiry=60)
     client, publisher = wire(V5), wire(V5)

@@ -70,7 +70,7 @@ def case5(name, data, reasons=EITHER):
     case(name, lambda _version: data, reasons, ONLY5)
 
 
-# Fixed header. [MQTT-2.2.2-1] [MQTT-2.2.2-2] [MQTT5-2.1.3-1]
+# Fixed header. [MQTT-2.2.2-1] [MQTT-2.2.2-2] [MQTT5-2.1.3-1]; of PUBREL [MQTT-3.6.1-1] [MQTT5-3.6.1-1]
 for kind, right, body in (
     (PUBACK, 0, u16(1)),
     (PUBREC, 0, u16(1)),
@@ -119,6 +119,7 @@ for name, text in NOT_UTF8.items():
 case("publish-topic-longer-than-packet", lambda _v: packet(PUBLISH, 0, u16(9) + b"abc"))
 case("publish-empty-body", lambda _v: packet(PUBLISH))
 case5("publish-alias-0", publish(V5, "a", block=properties(topic_alias=0)), (*EITHER, ALIAS))  # [MQTT5-3.3.2-8]
+# [MQTT5-3.3.2-7]: no connection begins with a mapping
 case5("publish-unknown-alias", publish(V5, "", block=properties(topic_alias=9)), (PROTOCOL, ALIAS))
 case5("publish-subscription-id", publish(V5, "a", block=properties(subscription_id=1)))  # [MQTT5-3.3.4-6]
 case5("publish-payload-format-2", publish(V5, "a", block=properties(payload_format=2)))
@@ -162,6 +163,8 @@ for kind in (PUBACK, PUBREC, PUBREL, PUBCOMP):
     case(f"type-{kind}-empty", lambda _v, k=kind, f=flags: packet(k, f))
     case5(f"type-{kind}-left-over", packet(kind, flags, u16(1) + b"\0\0x"))
     case5(f"type-{kind}-reason-string-twice", ack(kind, 1, 0, properties(("reason_string", "a"), ("reason_string", "b"))))
+    # [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT5-3.6.2-1] [MQTT5-3.7.2-1]
+    case5(f"type-{kind}-reason-of-another-packet", ack(kind, 1, 0x92 if kind in (PUBACK, PUBREC) else 0x10))
     case5(f"type-{kind}-foreign-property", ack(kind, 1, 0, properties(message_expiry=1)))
 case("subscribe-left-over", lambda v: packet(SUBSCRIBE, 2, u16(1) + empty(v) + utf8("a") + b"\0\0"))
 case("unsubscribe-left-over", lambda v: packet(UNSUBSCRIBE, 2, u16(1) + empty(v) + utf8("a") + b"\0"))
@@ -304,7 +307,7 @@ def test_packet_of_exactly_the_maximum_is_taken(spawn, wire, version):
 
 
 def test_alias_above_the_brokers_maximum(spawn, wire):
-    """[MQTT5-3.2.2-17] [MQTT5-3.3.2-9]"""
+    """[MQTT5-3.2.2-17] [MQTT5-3.3.2-9] [MQTT5-3.3.2-12]"""
     own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      topic-alias-maximum: 10\n")
     client = wire(V5, own)
     assert client.connect().properties["topic_alias_maximum"] == 10

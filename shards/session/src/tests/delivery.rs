@@ -9,7 +9,7 @@ use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 
 #[test]
 fn qos_0_has_no_packet_id_and_no_state() {
-    // [MQTT-2.3.1-5] [MQTT5-2.2.1-2]
+    // [MQTT-2.3.1-5] [MQTT-4.3.1-1] [MQTT5-2.2.1-2] [MQTT5-4.3.1-1]
     let mut bench = Bench::persistent(Version::V311);
     assert_eq!(bench.deliver(b'x', AtMostOnce), Delivered::Sent);
     assert_eq!(bench.sent(), b"\x30\x04\x00\x01tx");
@@ -21,7 +21,7 @@ fn qos_0_has_no_packet_id_and_no_state() {
 
 #[test]
 fn qos_1_is_in_flight_until_puback() {
-    // [MQTT-4.3.2-1] [MQTT5-4.3.2-1] [MQTT5-4.3.2-2] [MQTT5-4.3.2-3]
+    // [MQTT-4.3.2-1] [MQTT5-4.3.2-2] [MQTT5-4.3.2-3]
     for version in [Version::V31, Version::V311] {
         let mut bench = Bench::persistent(version);
         assert_eq!(bench.deliver(b'x', AtLeastOnce), Delivered::Sent);
@@ -38,7 +38,7 @@ fn qos_1_is_in_flight_until_puback() {
 
 #[test]
 fn qos_2_is_in_flight_until_pubcomp() {
-    // [MQTT-4.3.3-1] [MQTT5-4.3.3-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-4]
+    // [MQTT-4.3.3-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-3] [MQTT5-4.3.3-4] [MQTT5-4.3.3-5]
     let mut bench = Bench::persistent(Version::V311);
     bench.deliver(b'x', ExactlyOnce);
     assert_eq!(bench.sent(), b"\x34\x06\x00\x01t\x00\x01x");
@@ -111,6 +111,7 @@ fn an_error_of_the_client_ends_the_message() {
 
 #[test]
 fn the_lower_of_granted_and_published_qos_is_sent() {
+    // [MQTT-3.8.4-6] [MQTT5-3.8.4-8]
     let mut bench = Bench::persistent(Version::V311);
     bench.deliver_as(&message("t", b"x", ExactlyOnce), plain(AtLeastOnce));
     assert_eq!(bench.sent(), b"\x32\x06\x00\x01t\x00\x01x");
@@ -198,7 +199,7 @@ fn large_payloads_are_shared_and_small_ones_copied() {
 
 #[test]
 fn packet_ids_run_on_and_skip_those_in_flight() {
-    // [MQTT-2.3.1-4] [MQTT5-2.2.1-4]
+    // [MQTT-2.3.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1] [MQTT5-2.2.1-4] [MQTT5-4.3.2-1] [MQTT5-4.3.3-1]
     let mut bench = Bench::persistent(Version::V311);
     bench.limits.inflight_max = u16::MAX;
     bench.deliver(b'x', AtLeastOnce);
@@ -262,6 +263,26 @@ fn no_more_than_receive_maximum_are_unacknowledged() {
     bench.deliver(b'5', AtLeastOnce);
     bench.pubrec(4, ReasonCode::UNSPECIFIED_ERROR);
     assert_eq!(bench.pump(), 1);
+}
+
+#[test]
+fn a_new_message_waits_behind_the_queue() {
+    // [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT5-4.6.0-5] [MQTT5-4.6.0-6]
+    let mut bench = Bench::open(Opening {
+        receive_maximum: 1,
+        ..opening(Version::V5)
+    });
+    bench.deliver(b'1', AtLeastOnce);
+    assert_eq!(bench.deliver(b'2', AtLeastOnce), Delivered::Queued);
+    bench.puback(1);
+    bench.sent();
+    assert_eq!(
+        bench.deliver(b'3', AtLeastOnce),
+        Delivered::Queued,
+        "though there is a place"
+    );
+    bench.pump();
+    assert_eq!(bench.sent(), publish_v5(0x32, 2, b'2'));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 
 #[test]
 fn what_was_sent_is_sent_again_in_order_with_dup_and_the_same_ids() {
-    // [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.1-1] [MQTT-2.3.1-3]
+    // [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.1-1] [MQTT-2.3.1-3] [MQTT-4.3.3-1]
     let mut bench = Bench::persistent(Version::V311);
     bench.deliver(b'1', AtLeastOnce);
     bench.deliver(b'2', ExactlyOnce);
@@ -38,6 +38,7 @@ fn a_version_5_session_resumes_the_same_way() {
 
 #[test]
 fn nothing_is_sent_again_without_a_new_connection() {
+    // [MQTT5-4.4.0-1]
     let mut bench = Bench::persistent(Version::V5);
     bench.deliver(b'1', AtLeastOnce);
     bench.sent();
@@ -205,11 +206,7 @@ fn a_pubrel_does_not_wait_behind_a_publish_that_has_no_place() {
         receive_maximum: 1,
         ..opening(Version::V5)
     });
-    let expected = [
-        publish_v5(0x3a, 1, b'1'),
-        ack(PUBREL, 3),
-        ack(PUBREL, 5),
-    ];
+    let expected = [publish_v5(0x3a, 1, b'1'), ack(PUBREL, 3), ack(PUBREL, 5)];
     assert_eq!(bench.sent(), expected.concat());
     assert!(!bench.session.wants_pump(&bench.limits), "sent once");
     assert!(bench.pubcomp(3));
