@@ -189,7 +189,8 @@ impl Shard {
         }
     }
 
-    /// The message is dropped; before 5.0 the client cannot be told [MQTT-3.3.5-2].
+    /// The message is dropped. Before 5.0 the client cannot be told, and is acknowledged as if it were not
+    /// `[MQTT-3.3.5-2]`; in 5.0 the reason is one of PUBACK and PUBREC `[MQTT5-3.4.2-1] [MQTT5-3.5.2-1]`.
     fn refuse_publish(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) {
         let connection = &self.wires.slots[slot as usize];
         let session = connection.session;

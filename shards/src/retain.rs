@@ -204,7 +204,7 @@ impl Shard {
         };
         if let Some(message) = paging.messages.pop_front() {
             let (number, sub) = (paging.number, paging.sub);
-            // [MQTT5-3.3.1-8] skipped where a live copy came: this one is not newer
+            // skipped where a live copy came: this one is not newer
             if pages
                 .seen
                 .get(&message.topic)
@@ -252,7 +252,7 @@ impl Shard {
         let mut frame = std::mem::take(&mut self.frame);
         let mut outgoing = Outgoing::kept(message, &mut frame).single(true);
         let id = sub.id.map(std::num::NonZeroU32::get);
-        // [MQTT-3.3.1-8] [MQTT5-3.3.1-8] retained messages of a new subscription have RETAIN set
+        // [MQTT-3.3.1-8] (section 3.3.1.3 of 5.0) retained messages of a new subscription have RETAIN set
         let grant = Grant {
             qos: sub.qos,
             retain: true,

@@ -50,7 +50,7 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    /// The reason for PUBACK or PUBREC.
+    /// The reason for PUBACK or PUBREC `[MQTT5-3.4.2-1] [MQTT5-3.5.2-1]`.
     pub(crate) const fn reason(&self) -> ReasonCode {
         if self.refused {
             ReasonCode::QUOTA_EXCEEDED
@@ -73,6 +73,7 @@ impl Shard {
     ) -> Routed {
         publisher.rng = self.random();
         let mut matches = std::mem::take(&mut self.matches);
+        // [MQTT-4.5.0-1] [MQTT5-4.5.0-1]
         self.topics.matches(message.topic, publisher, &mut matches);
         let copies = matches.hits.len() + matches.groups.len();
         let shared = self.share_payload(&message, copies);
@@ -89,6 +90,7 @@ impl Shard {
         };
         let mut frame = std::mem::take(&mut self.frame);
         let mut outgoing = Outgoing::new(message, &mut frame).single(copies <= 1);
+        // [MQTT-3.3.1-5] [MQTT5-3.3.1-5] [MQTT-3.3.1-12] [MQTT5-3.3.1-8]
         if message.retain && self.config.capabilities.retain {
             self.retain(&mut outgoing, &mut routed);
         }
@@ -122,8 +124,11 @@ impl Shard {
                 Choice::Local { client, sub, .. } => {
                     let id = sub.id.map(std::num::NonZeroU32::get);
                     let grant = Grant {
+                        // [MQTT5-4.8.2-3]
                         qos: sub.qos,
+                        // [MQTT-3.3.1-9] [MQTT5-3.3.1-12] [MQTT5-3.3.1-13]
                         retain: sub.retain_as_published && outgoing.message().retain,
+                        // [MQTT5-3.3.4-5] a copy of its own, with its own identifier
                         ids: id.as_slice(),
                         group: Some(&group.filter),
                     };

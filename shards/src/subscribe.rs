@@ -80,10 +80,11 @@ impl Shard {
         let connection = &self.wires.slots[slot as usize];
         let (session, version, bridge) =
             (connection.session, connection.version, connection.bridge);
-        // [MQTT-3.8.4-5] [MQTT5-3.8.4-6] a code per filter, in order
+        // [MQTT-3.8.4-5] [MQTT-3.9.3-1] [MQTT5-3.8.4-6] [MQTT5-3.9.3-1] a code per filter, in order
         let mut codes = Codes::new();
         let mut asked = 0;
         let mut retained = SmallVec::<[(TopicFilter<'_>, Subscription); 4]>::new();
+        // [MQTT-3.8.4-4] [MQTT5-3.8.4-5] one after the other
         for (filter, options) in subscribe.filters.iter() {
             let parsed = TopicFilter::parse(filter);
             let denied = match (verdict, parsed.is_ok()) {
@@ -110,6 +111,7 @@ impl Shard {
                         // 3.1 has no code for a failure
                         return self.violation(slot, reason, "a filter that is refused");
                     }
+                    // [MQTT5-3.8.4-7] [MQTT5-3.9.3-2] [MQTT-3.8.4-5]; the encoder makes 0x80 of it before 5.0
                     codes.push(reason.0);
                 }
                 Ok(filter) => {
@@ -129,14 +131,18 @@ impl Shard {
                             .subscribe(ClientKey(session), filter, sub, &mut self.changes);
                     self.record_subscription(session, filter, options, subscribe.subscription_id);
                     let wants_retained = match options.retain_handling {
+                        // [MQTT-3.3.1-6] [MQTT-3.8.4-3] [MQTT5-3.3.1-9] [MQTT5-3.8.4-4]
                         RetainHandling::Send => true,
+                        // [MQTT5-3.3.1-10]
                         RetainHandling::SendIfNew => is_new,
+                        // [MQTT5-3.3.1-11]
                         RetainHandling::DontSend => false,
                     };
-                    // [MQTT5-3.3.1-9] to [MQTT5-3.3.1-11]; section 4.8.2: none for shared subscriptions
+                    // section 4.8.2: none for shared subscriptions
                     if wants_retained && !filter.is_shared() {
                         retained.push((filter, sub));
                     }
+                    // [MQTT-3.8.4-5] [MQTT5-3.8.4-7]
                     codes.push(options.qos.bits());
                 }
             }
@@ -159,6 +165,7 @@ impl Shard {
                     .collect(),
             });
         }
+        // [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT5-3.8.4-1] [MQTT5-3.8.4-2]
         let key = self.acknowledge_subscription(slot, subscribe.packet_id, false, &codes);
         for (filter, sub) in retained {
             self.send_retained(slot, filter, sub, key);
@@ -200,6 +207,7 @@ impl Shard {
         if filter.is_shared() && !capabilities.shared {
             return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
+        // [MQTT-3.8.3-2]
         if filter.has_wildcard() && !capabilities.wildcards {
             return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
@@ -282,13 +290,15 @@ impl Shard {
             return;
         }
         let session = self.wires.slots[slot as usize].session;
-        // [MQTT5-3.11.3-2] a code per filter, in order
+        // [MQTT5-3.11.3-1] a code per filter, in order; [MQTT-3.10.4-6] [MQTT5-3.10.4-6] one after the other
         let mut codes = Codes::new();
         for filter in unsubscribe.filters.iter() {
             let Ok(filter) = TopicFilter::parse(filter) else {
                 codes.push(ReasonCode::TOPIC_FILTER_INVALID.0);
                 continue;
             };
+            // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT5-3.10.4-1] [MQTT5-3.10.4-2]; what the session has begun to send is
+            // not touched [MQTT-3.10.4-3] [MQTT5-3.10.4-3]
             let existed = self
                 .topics
                 .unsubscribe(ClientKey(session), filter, &mut self.changes);
@@ -302,6 +312,7 @@ impl Shard {
                     filter: filter.full().into(),
                 });
             }
+            // [MQTT5-3.11.3-2]
             let code = if existed {
                 ReasonCode::SUCCESS
             } else {
@@ -319,6 +330,7 @@ impl Shard {
                 filters: unsubscribe.filters.iter().map(Into::into).collect(),
             });
         }
+        // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] also where nothing ended
         self.acknowledge_subscription(slot, unsubscribe.packet_id, true, &codes);
     }
 }

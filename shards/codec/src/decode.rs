@@ -62,6 +62,7 @@ pub fn decode_publish(frame: Frame<'_>, version: Version) -> Result<Publish<'_>,
         return Err(ErrorKind::DupWithQos0.into());
     }
     let mut reader = Reader::new(frame.body);
+    // [MQTT-3.3.2-1] [MQTT5-3.3.2-1] the first field
     let name = reader.binary()?;
     // [MQTT-2.3.1-5] [MQTT5-2.2.1-2]
     let packet_id = if qos == QoS::AtMostOnce {

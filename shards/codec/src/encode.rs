@@ -175,6 +175,8 @@ pub fn encode_ack(
     if reason == ReasonCode::SUCCESS || !version.is_v5() {
         out.extend_from_slice(&[first, 2, high, low]);
     } else {
+        // no reason string and no user properties, so that none makes it too large: [MQTT5-3.4.2-2] [MQTT5-3.4.2-3]
+        // [MQTT5-3.5.2-2] [MQTT5-3.5.2-3] [MQTT5-3.6.2-2] [MQTT5-3.6.2-3] [MQTT5-3.7.2-2] [MQTT5-3.7.2-3]
         out.extend_from_slice(&[first, 3, high, low, reason.0]);
     }
 }

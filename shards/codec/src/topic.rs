@@ -36,6 +36,8 @@ impl<'a> TopicName<'a> {
     /// [`InvalidTopic`] if it is empty, too long, or holds a wildcard or NUL.
     #[inline]
     pub fn parse(name: &'a str) -> Result<Self, InvalidTopic> {
+        // [MQTT-4.7.1-1] [MQTT5-4.7.0-1] [MQTT-4.7.3-1] [MQTT5-4.7.3-1] [MQTT-4.7.3-2] [MQTT5-4.7.3-2] [MQTT-4.7.3-3]
+        // [MQTT5-4.7.3-3]
         if name.is_empty() || name.len() > TOPIC_BYTES_MAX || has_special(name.as_bytes()) {
             return Err(InvalidTopic);
         }
@@ -55,6 +57,7 @@ impl<'a> TopicName<'a> {
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         // [MQTT-3.3.2-1] [MQTT5-3.3.2-1]
         let text = std::str::from_utf8(bytes).map_err(|_| ErrorKind::InvalidUtf8)?;
+        // [MQTT-3.3.2-2] [MQTT5-3.3.2-2] [MQTT-4.7.1-1] [MQTT5-4.7.0-1] [MQTT-4.7.3-1] [MQTT5-4.7.3-1]
         if bytes.is_empty() || has_special(bytes) {
             return Err(name_error(bytes));
         }

@@ -267,7 +267,8 @@ pub struct Unsent {
 }
 
 impl Flight {
-    /// A new connection has been sent nothing yet; whether PUBREL is what it must be sent.
+    /// A new connection has been sent nothing yet; whether PUBREL is what it must be sent
+    /// `[MQTT5-4.3.3-5] [MQTT5-4.3.3-6]`.
     pub(crate) fn resume(&mut self) -> bool {
         let released = self.step.is_released();
         self.step = if released {
@@ -335,7 +336,9 @@ impl Session {
         drops: &mut Drops,
         now: Now,
     ) -> Delivered {
+        // [MQTT-3.8.4-6] [MQTT5-3.8.4-8] [MQTT5-4.8.2-3]
         let qos = grant.qos.min(outgoing.message.qos);
+        // [MQTT5-3.3.2-5]
         let mut expiry_secs = None;
         if let Some(expires_at_ms) = outgoing.message.expires_at_ms {
             let Some(left) = remaining_secs(expires_at_ms, now) else {
@@ -354,6 +357,7 @@ impl Session {
                 drops.count(DropReason::OutBuffer);
                 return Delivered::Dropped(DropReason::OutBuffer);
             }
+            // [MQTT-4.3.1-1] [MQTT5-4.3.1-1] without packet id and DUP, and nothing is kept
             return self.send(
                 outgoing,
                 &grant,
@@ -366,6 +370,7 @@ impl Session {
                 drops,
             );
         }
+        // [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT5-4.6.0-5] [MQTT5-4.6.0-6] behind what waits already, on every topic
         if let Some(out) = out
             && self.queue.is_empty()
             && self.resend == 0
@@ -373,6 +378,7 @@ impl Session {
             && out.len() <= limits.out_buffer_bytes_max
         {
             let packet_id = self.free_packet_id();
+            // without DUP: [MQTT-4.3.2-1] [MQTT-4.3.3-1] [MQTT5-4.3.2-2] [MQTT5-4.3.3-2]
             let sent = self.send(
                 outgoing,
                 &grant,
@@ -407,8 +413,9 @@ impl Session {
         self.enqueue(outgoing, &grant, qos, limits, drops)
     }
 
-    /// The next packet id that no message in flight has `[MQTT-2.3.1-4] [MQTT5-2.2.1-4]`. It stays the next until it
-    /// is used, so that ids run on without gaps.
+    /// The next packet id that no message in flight has `[MQTT-2.3.1-4] [MQTT5-2.2.1-4] [MQTT-4.3.2-1]
+    /// [MQTT-4.3.3-1] [MQTT5-4.3.2-1] [MQTT5-4.3.3-1]`. It stays the next until it is used, so that ids run on without
+    /// gaps.
     #[inline]
     fn free_packet_id(&mut self) -> PacketId {
         debug_assert!(self.outbound.len() < 65_535);
@@ -418,7 +425,8 @@ impl Session {
         self.next_packet_id
     }
 
-    /// A PUBLISH with this id was written.
+    /// A PUBLISH with this id was written: unacknowledged from now on
+    /// `[MQTT-4.3.2-1] [MQTT-4.3.3-1] [MQTT5-4.3.2-3] [MQTT5-4.3.3-3]`.
     #[inline]
     fn begin(&mut self, id: PacketId, flight: Flight) {
         self.outbound.push(id, flight);
@@ -458,14 +466,17 @@ impl Session {
         }
         let mut header = PublishHeader {
             version: self.version,
+            // [MQTT-3.3.1-3] [MQTT5-3.3.1-3] as the caller says, whatever the publisher's was
             dup,
             qos,
             retain: grant.retain,
+            // [MQTT-3.3.2-3] [MQTT5-3.3.2-3] the name that was matched
             topic: Some(message.topic),
             packet_id,
             properties: if is_v5 { message.properties } else { &[] },
             message_expiry_secs: if is_v5 { expiry_secs } else { None },
             topic_alias: None,
+            // [MQTT5-3.3.4-3] [MQTT5-3.3.4-4] [MQTT5-3.3.4-5]
             subscription_ids: if is_v5 { grant.ids } else { &[] },
             payload_bytes: message.payload.bytes.len(),
         };
@@ -530,6 +541,7 @@ impl Session {
                 }
             }
         }
+        // [MQTT-4.5.0-1] [MQTT5-4.5.0-1] the session has it, connected or not
         self.queue_bytes += size;
         let message = outgoing.keep();
         self.queue.push_back(Queued {
@@ -667,7 +679,8 @@ impl Session {
         Some(true)
     }
 
-    /// Resends the oldest message that this connection has not been sent. `None`: it must wait. True: a PUBLISH.
+    /// Resends the oldest message that this connection has not been sent; only a new connection has such
+    /// `[MQTT5-4.4.0-1]`. `None`: it must wait. True: a PUBLISH.
     fn resend_next(
         &mut self,
         out: &mut Output,
@@ -736,9 +749,9 @@ impl Session {
         Some(sent == Delivered::Sent)
     }
 
-    /// Every PUBREL that this connection has still to be sent: they do not wait behind a PUBLISH for which the client has
-    /// no place `[MQTT5-3.3.4-10] [MQTT5-4.9.0-3]`. All at once, since it happens once in a connection and each is four
-    /// bytes. `None`: there was none.
+    /// Every PUBREL that this connection has still to be sent: they do not wait behind a PUBLISH for which the client
+    /// has no place `[MQTT5-3.3.4-10] [MQTT5-4.9.0-3]`. All at once, since it happens once in a connection and each is
+    /// four bytes. `None`: there was none.
     fn send_releases(&mut self, out: &mut Output) -> Option<bool> {
         if !std::mem::take(&mut self.releases_due) {
             return None;
@@ -798,6 +811,7 @@ impl Session {
                 flight.message = None;
                 flight.extra = Extra::default();
                 flight.step = match flight.step {
+                    // [MQTT5-4.3.3-5] [MQTT5-4.3.3-6] unacknowledged until PUBCOMP, and no PUBLISH any more
                     Step::Published | Step::Released => Step::Released,
                     // what was due is settled by the PUBREL below
                     Step::PublishDue | Step::ReleaseDue | Step::ReleasedAgain => {
@@ -807,9 +821,10 @@ impl Session {
                 ReasonCode::SUCCESS
             }
             _ if reason.is_error() => return,
-            // section 3.6.2.1: the id is not known
+            // [MQTT5-3.6.2-1] section 3.6.2.1: the id is not known
             _ => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
+        // [MQTT-4.6.0-4] [MQTT5-4.6.0-4] at once, so in the order of the PUBRECs
         encode_ack(PUBREL, id, answer, self.version, out.bytes_mut());
     }
 
@@ -840,6 +855,7 @@ impl Frame {
         let with_id = qos > QoS::AtMostOnce;
         PublishHeader {
             version,
+            // [MQTT-3.3.1-3] [MQTT5-3.3.1-3] what is sent again is not encoded here
             dup: false,
             qos,
             retain,

@@ -172,6 +172,7 @@ impl Session {
         let maximum = limits.receive_maximum;
         let places = maximum.saturating_add(self.received_credit.min(maximum));
         let full = self.received_unacked >= places && self.version.is_v5();
+        // [MQTT-4.3.2-2] [MQTT5-4.3.2-5] ids of QoS 1 are not remembered, and DUP is not looked at
         let mut inbound = Inbound::Route(topic);
         if publish.qos == QoS::ExactlyOnce
             && let Some(received) = self.inbound.get_mut(id)
@@ -202,7 +203,7 @@ impl Session {
                 "a PUBLISH without topic and alias",
             ));
         };
-        // [MQTT5-3.3.2-8] [MQTT5-3.3.2-9]
+        // [MQTT5-3.3.2-8] [MQTT5-3.3.2-9] and every other one is taken [MQTT5-3.3.2-12]
         if alias == 0 || alias > limits.topic_alias_maximum {
             return Err(Violation::new(
                 ReasonCode::TOPIC_ALIAS_INVALID,
@@ -240,9 +241,11 @@ impl Session {
         owed: u16,
         out: &mut Output,
     ) -> Option<AckKey> {
+        // [MQTT-3.3.4-1] [MQTT5-3.3.4-1]
         let id = id?;
         let packet_type = if qos == QoS::ExactlyOnce {
-            // an error ends the exchange [MQTT5-4.3.3-9]; before 5.0 there is none to send and PUBREL will come
+            // an error ends the exchange [MQTT5-4.3.3-9]; before 5.0 there is none to send and PUBREL will come.
+            // Nothing else ends it before PUBREL, the message's expiry neither [MQTT5-4.3.3-13]
             if !(reason.is_error() && self.version.is_v5()) {
                 self.inbound.push(id, Received { counted: true });
             }
@@ -282,6 +285,7 @@ impl Session {
     pub fn handle_pubrel(&mut self, id: PacketId, out: &mut Output) {
         let (reason, counts) = match self.inbound.remove(id) {
             Some(received) => (ReasonCode::SUCCESS, received.counted),
+            // [MQTT5-3.7.2-1]
             None => (ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, false),
         };
         self.push_ack(
@@ -298,6 +302,7 @@ impl Session {
 
     #[inline]
     fn push_ack(&mut self, ack: PublishAck, owed: u16, out: &mut Output) -> Option<AckKey> {
+        // [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT5-4.6.0-2] [MQTT5-4.6.0-3] not before those that wait
         if owed == 0 && self.acks.publishes.is_empty() {
             self.write_ack(ack, out);
             return None;
@@ -326,6 +331,7 @@ impl Session {
         } else if ack.packet_type == PUBCOMP {
             self.received_credit = self.received_credit.saturating_add(1);
         }
+        // without properties, so that none makes it too large
         encode_ack(
             ack.packet_type,
             ack.id,
@@ -476,8 +482,11 @@ fn write_suback(
     out: &mut Output,
 ) {
     let ack = SubAck {
+        // [MQTT-3.8.4-2] [MQTT-3.10.4-4] [MQTT5-3.8.4-2] [MQTT5-3.10.4-5]
         packet_id: id,
+        // [MQTT5-3.9.2-1] [MQTT5-3.11.2-1] none is sent, so that none makes it too large
         reason_string: None,
+        // [MQTT5-3.9.2-2] [MQTT5-3.11.2-2]
         user_properties: UserProperties::EMPTY,
         codes,
     };

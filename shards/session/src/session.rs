@@ -280,6 +280,7 @@ impl Session {
     /// The connection is over. `keep_will` is false after a normal DISCONNECT `[MQTT-3.1.2-10]`.
     pub fn close(&mut self, keep_will: bool, now: Now) -> Closed {
         self.connected = false;
+        // [MQTT5-3.3.2-7]
         self.inbound_aliases = None;
         self.outbound_aliases = None;
         self.resend = 0;

@@ -204,7 +204,7 @@ impl Partition {
         }
     }
 
-    /// Subscribes, or replaces the options of the same filter `[MQTT-3.8.4-3]`; whether it is new.
+    /// Subscribes, or replaces the options of the same filter `[MQTT-3.8.4-3] [MQTT5-3.8.4-3]`; whether it is new.
     ///
     /// # Panics
     /// If the client was not declared.
@@ -243,6 +243,7 @@ impl Partition {
             let clients = &self.clients;
             let subscriber = self.filters.subscriber_mut(entry, position);
             let was = waits(clients, subscriber);
+            // in its place, so that no message is missed meanwhile [MQTT-3.8.4-3] [MQTT5-3.8.4-3] [MQTT5-3.8.4-4]
             subscriber.sub = new.sub;
             let is = waits(clients, subscriber);
             self.filters.count_persistent(entry, was, is);
@@ -292,7 +293,8 @@ impl Partition {
         position.is_none()
     }
 
-    /// Ends a subscription; whether there was one `[MQTT-3.10.4-1]`.
+    /// Ends the subscription of exactly this filter; whether there was one `[MQTT-3.10.4-1] [MQTT5-3.10.4-1]`. From
+    /// now on it adds nothing for the client `[MQTT-3.10.4-2] [MQTT5-3.10.4-2]`.
     pub fn unsubscribe(
         &mut self,
         client: ClientKey,
@@ -436,7 +438,8 @@ impl Partition {
         }
     }
 
-    /// Everyone who gets a message published to `topic` on this shard.
+    /// Everyone who gets a message published to `topic` on this shard: those with a filter that matches
+    /// `[MQTT-3.3.2-3] [MQTT5-3.3.2-3] [MQTT-4.5.0-1] [MQTT5-4.5.0-1]`.
     pub fn matches(&mut self, topic: TopicName<'_>, publisher: Publisher, out: &mut Matches) {
         out.clear();
         self.find(topic);
@@ -504,7 +507,8 @@ impl Partition {
         }
     }
 
-    /// [MQTT5-3.3.4-2] One delivery with the highest QoS of the overlapping subscriptions, and all their identifiers.
+    /// [MQTT-3.3.5-1] [MQTT5-3.3.4-2] One delivery with the highest QoS of the overlapping subscriptions, and all their
+    /// identifiers.
     fn hit_overlapping(&mut self, publisher: Publisher, out: &mut Matches) {
         self.stamps.resize(self.clients.len(), Stamp::default());
         self.look = self.look.wrapping_add(1);
@@ -514,6 +518,7 @@ impl Partition {
         }
         for entry in &self.found {
             for Subscriber { client, sub, .. } in self.filters.subscribers(*entry) {
+                // [MQTT5-3.8.3-3]
                 if sub.no_local() && publisher.client == Some(*client) {
                     continue;
                 }
@@ -535,6 +540,7 @@ impl Partition {
                         retain_as_published: sub.retain_as_published(),
                     });
                 }
+                // [MQTT5-3.3.4-3] [MQTT5-3.3.4-4]
                 if let Some(id) = sub.id() {
                     out.hits[stamp.hit as usize].ids_len += 1;
                     out.gathered_ids.push((stamp.hit, id.get()));

@@ -78,8 +78,9 @@ impl Retained {
         Self::default()
     }
 
-    /// Keeps a message in place of the topic's last one `[MQTT-3.3.1-5]`, or with an empty payload only removes that
-    /// one `[MQTT-3.3.1-10] [MQTT-3.3.1-11]`. `false`: refused, since the one that is there is newer.
+    /// Keeps a message, with its QoS, in place of the topic's last one `[MQTT-3.3.1-5] [MQTT5-3.3.1-5]`, one of QoS 0
+    /// too `[MQTT-3.3.1-7]`, or with an empty payload only removes that one `[MQTT-3.3.1-10] [MQTT-3.3.1-11]
+    /// [MQTT5-3.3.1-6] [MQTT5-3.3.1-7]`. `false`: refused, since the one that is there is newer.
     pub fn set(&mut self, message: Arc<Message>, stamp: Stamp) -> bool {
         if let Some(kept) = self.messages.get_mut(&message.topic) {
             if stamp < kept.stamp {
@@ -95,6 +96,7 @@ impl Retained {
             self.expiring += usize::from(message.expires_at_ms.is_some());
             *kept = Kept { message, stamp };
         } else if !message.payload.is_empty() {
+            // [MQTT-3.3.1-11] [MQTT5-3.3.1-7] an empty one is never kept
             self.bytes += message.size();
             self.expiring += usize::from(message.expires_at_ms.is_some());
             self.messages
@@ -275,7 +277,7 @@ fn literal_prefix(filter: &str) -> &str {
 
 /// Compares a topic with a filter that has a wildcard.
 fn look(filter: &str, topic: &str) -> Look {
-    // [MQTT-4.7.2-1] Wildcards in the first level do not see topics that start with $.
+    // [MQTT-4.7.2-1] [MQTT5-4.7.2-1] Wildcards in the first level do not see topics that start with $.
     if filter.starts_with(['+', '#']) && topic.starts_with('$') {
         return Look::Seek(CompactString::const_new("%"));
     }

@@ -88,7 +88,7 @@ impl Trie {
         let mut node = ROOT;
         for level in filter.split('/') {
             node = match level {
-                // [MQTT-4.7.1-2] It is the last level.
+                // [MQTT-4.7.1-2] [MQTT5-4.7.1-1] It is the last level.
                 "#" => {
                     self.nodes[node].hash = entry;
                     return;
@@ -130,6 +130,7 @@ impl Trie {
     fn child(&self, parent: u32, level: &[u8], hash: u64) -> Option<u32> {
         self.children.find(child_hash(parent, hash), |at| {
             let node = &self.nodes[at];
+            // [MQTT-4.7.3-4] [MQTT5-4.7.3-4]
             node.parent == parent && node.level.as_bytes() == level
         })
     }
@@ -187,7 +188,8 @@ impl Trie {
 
     /// Appends the entries of all filters that match a topic name.
     pub(crate) fn walk(&mut self, topic: &str, found: &mut Vec<u32>) {
-        // [MQTT-4.7.2-1] A filter that starts with a wildcard does not match a topic that starts with $.
+        // A filter that starts with a wildcard does not match a topic that starts with $: [MQTT-4.7.2-1]
+        // [MQTT5-4.7.2-1]
         let wildcard_first = !topic.starts_with('$');
         let topic = topic.as_bytes();
         self.levels.clear();
@@ -281,7 +283,7 @@ mod tests {
         assert_eq!(found(&mut trie, "b"), [0, 3]);
     }
 
-    // [MQTT-4.7.2-1]
+    // [MQTT-4.7.2-1] [MQTT5-4.7.2-1]
     #[test]
     fn first_level_wildcards_do_not_see_dollar_topics() {
         let mut trie = trie(&["#", "+/b", "$SYS/#", "$SYS/+", "+/#"]);

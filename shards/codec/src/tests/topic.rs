@@ -11,7 +11,8 @@ fn matches(filter_text: &str, name: &str) -> bool {
     filter(filter_text).matches(TopicName::parse(name).unwrap())
 }
 
-// [MQTT-4.7.1-1] [MQTT5-4.7.0-1] [MQTT-4.7.3-1] [MQTT-4.7.3-2] [MQTT-4.7.3-3]
+// [MQTT-4.7.1-1] [MQTT5-4.7.0-1] [MQTT-4.7.3-1] [MQTT5-4.7.3-1] [MQTT-4.7.3-2] [MQTT5-4.7.3-2] [MQTT-4.7.3-3]
+// [MQTT5-4.7.3-3]
 #[test]
 fn names_are_not_empty_and_free_of_wildcards_and_nul() {
     for name in ["", "+", "a/#", "a+b", "a\0b", &"x".repeat(65_536)] {
@@ -46,7 +47,8 @@ fn what_a_name_must_not_hold_is_found_at_every_place() {
     }
 }
 
-// [MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT-4.7.3-1] [MQTT-4.7.3-2] [MQTT-4.7.3-3]
+// [MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT-4.7.3-1] [MQTT5-4.7.3-1] [MQTT-4.7.3-2]
+// [MQTT5-4.7.3-2] [MQTT-4.7.3-3] [MQTT5-4.7.3-3]
 #[test]
 fn wildcards_stand_alone_and_hash_is_last() {
     for text in [

@@ -132,7 +132,7 @@ fn an_exact_filter_matches_its_topic_only() {
     assert_eq!(shard.clients("a/b/"), []);
 }
 
-// [MQTT-3.8.4-3]
+// [MQTT-3.8.4-3] [MQTT5-3.8.4-3]
 #[test]
 fn subscribing_again_replaces_the_options() {
     let mut shard = Shard::new(Strategy::default());
@@ -145,7 +145,7 @@ fn subscribing_again_replaces_the_options() {
     assert_eq!(shard.partition.len(), 1);
 }
 
-// [MQTT5-3.3.4-2]
+// [MQTT-3.3.5-1] [MQTT5-3.3.4-2]
 #[test]
 fn overlapping_filters_hit_once_with_the_highest_qos() {
     let mut shard = Shard::new(Strategy::default());
@@ -238,7 +238,7 @@ fn no_local_does_not_silence_an_overlapping_subscription() {
     );
 }
 
-// [MQTT-4.7.2-1]
+// [MQTT-4.7.2-1] [MQTT5-4.7.2-1]
 #[test]
 fn dollar_topics_are_for_filters_that_name_them() {
     let mut shard = Shard::new(Strategy::default());
@@ -249,6 +249,7 @@ fn dollar_topics_are_for_filters_that_name_them() {
     assert_eq!(shard.clients("$SYS/uptime"), [3, 4]);
 }
 
+// [MQTT-3.10.4-1] [MQTT5-3.10.4-1]
 #[test]
 fn unsubscribing_says_whether_there_was_a_subscription() {
     let mut shard = Shard::new(Strategy::default());

@@ -57,7 +57,7 @@ fn found(retained: &Retained, text: &str) -> Vec<String> {
     pages(retained, text, 3, 0).0
 }
 
-// [MQTT-3.3.1-5]
+// [MQTT-3.3.1-5] [MQTT5-3.3.1-5]
 #[test]
 fn the_last_message_of_a_topic_is_kept() {
     let mut retained = kept(&["a"]);
@@ -67,7 +67,7 @@ fn the_last_message_of_a_topic_is_kept() {
     assert_eq!((retained.len(), retained.bytes()), (1, 7));
 }
 
-// [MQTT-3.3.1-10] [MQTT-3.3.1-11]
+// [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT5-3.3.1-6] [MQTT5-3.3.1-7]
 #[test]
 fn retain_with_empty_payload_clears_topic() {
     let mut retained = kept(&["a", "b"]);
@@ -146,7 +146,7 @@ fn empty_levels_are_levels() {
     assert_eq!(found(&retained, "/#"), ["/", "//", "/a"]);
 }
 
-// [MQTT-4.7.2-1]
+// [MQTT-4.7.2-1] [MQTT5-4.7.2-1]
 #[test]
 fn first_level_wildcards_do_not_see_dollar_topics() {
     let retained = kept(&["!", "$SYS/uptime", "$x", "%", "a/uptime"]);
