@@ -88,6 +88,7 @@ impl OutboundAliases {
     pub(crate) fn free(&self, topic: &str, maximum: u16, bytes_max: usize) -> Option<u16> {
         let used = u16::try_from(self.topics.len()).unwrap_or(u16::MAX);
         let room = used < maximum && self.bytes + topic.len() <= bytes_max;
+        // [MQTT5-3.3.2-8] never 0
         (room && topic.len() >= Self::TOPIC_BYTES_MIN).then(|| used + 1)
     }
 

@@ -280,7 +280,7 @@ impl Flight {
     }
 
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
-        // [MQTT5-4.8.2-4] [MQTT5-4.8.2-5] a started QoS 2 message stays with its member
+        // [MQTT5-4.8.2-5] a started QoS 2 message stays with its member
         let group = if self.qos == QoS::AtLeastOnce {
             self.extra.group
         } else {

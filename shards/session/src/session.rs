@@ -331,7 +331,8 @@ impl Session {
         }
     }
 
-    /// Takes the messages of shared groups out of the queue: another member may be there to get them.
+    /// Takes the messages of shared groups out of the queue: another member may be there to get them. What was begun
+    /// stays with this one `[MQTT5-4.8.2-4]`.
     pub fn take_unsent_shared(&mut self) -> Vec<Unsent> {
         if !self.queue.iter().any(Queued::is_shared) {
             return Vec::new();

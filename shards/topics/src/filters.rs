@@ -85,7 +85,6 @@ impl Filters {
 
     #[inline]
     fn find_hashed(&self, hash: u64, filter: &str) -> Option<u32> {
-        // byte by byte: [MQTT-3.10.4-1] [MQTT5-3.10.4-1] [MQTT-4.7.3-4] [MQTT5-4.7.3-4]
         self.index
             .find(hash, |at| self.entries[at].filter == filter)
     }

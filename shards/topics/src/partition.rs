@@ -243,7 +243,7 @@ impl Partition {
             let clients = &self.clients;
             let subscriber = self.filters.subscriber_mut(entry, position);
             let was = waits(clients, subscriber);
-            // in its place, so that no message is missed meanwhile [MQTT-3.8.4-3] [MQTT5-3.8.4-3] [MQTT5-3.8.4-4]
+            // [MQTT-3.8.4-3] [MQTT5-3.8.4-3] in its place, so that no message is missed meanwhile
             subscriber.sub = new.sub;
             let is = waits(clients, subscriber);
             self.filters.count_persistent(entry, was, is);
@@ -307,6 +307,7 @@ impl Partition {
                 Some(group.member_at(group.position(client)?).slot)
             })
         } else {
+            // [MQTT-3.10.4-1] [MQTT5-3.10.4-1] the bytes as they are
             self.filters.find(filter.filter()).and_then(|entry| {
                 let position = self.filters.position(entry, client)?;
                 Some(self.filters.subscribers(entry)[position as usize].slot)
@@ -486,6 +487,7 @@ impl Partition {
 
     fn find(&mut self, topic: TopicName<'_>) {
         self.found.clear();
+        // [MQTT-4.7.3-4] [MQTT5-4.7.3-4] the bytes as they are
         if let Some(entry) = self.filters.find(topic.as_str()) {
             self.found.push(entry);
         }

@@ -130,7 +130,6 @@ impl Trie {
     fn child(&self, parent: u32, level: &[u8], hash: u64) -> Option<u32> {
         self.children.find(child_hash(parent, hash), |at| {
             let node = &self.nodes[at];
-            // [MQTT-4.7.3-4] [MQTT5-4.7.3-4]
             node.parent == parent && node.level.as_bytes() == level
         })
     }

@@ -8,6 +8,7 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
 #[test]
 fn qos_0_is_not_acknowledged() {
+    // [MQTT-3.3.4-1] [MQTT5-3.3.4-1]
     let mut bench = Bench::persistent(Version::V311);
     assert_eq!(bench.take(b"\x30\x04\x00\x01tx"), Ok(Some("t".into())));
     let key = bench

@@ -153,7 +153,7 @@ fn messages_of_groups_leave_the_queue_for_another_member() {
 
 #[test]
 fn at_the_end_qos_1_in_flight_goes_to_its_group_and_a_started_qos_2_ends() {
-    // [MQTT5-4.8.2-4] [MQTT5-4.8.2-5]
+    // [MQTT5-4.8.2-5]
     let group: Arc<str> = "$share/g/t".into();
     for opening in [opening(Version::V5), clean(Version::V5)] {
         let mut bench = Bench::open(opening);
