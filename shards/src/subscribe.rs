@@ -31,16 +31,6 @@ impl Shard {
                 "a subscription identifier while sub-id-available is off",
             );
         }
-        for (filter, options) in subscribe.filters.iter() {
-            // [MQTT5-3.8.3-4]
-            if options.no_local && filter.starts_with(corqtt_codec::SHARE_PREFIX) {
-                return self.violation(
-                    slot,
-                    ReasonCode::PROTOCOL_ERROR,
-                    "no-local on a shared subscription",
-                );
-            }
-        }
         if !self.codes_fit(slot, subscribe.filters.iter().count()) {
             return;
         }
