@@ -10,50 +10,57 @@ import tempfile
 import threading
 from pathlib import Path
 
+import yaml
+
 from . import DEADLINE, Deadline
+from .transport import CHOSEN, ENCRYPTED, LOOPBACK, PROTOCOLS, Endpoint, listener
 
 ROOT = Path(__file__).resolve().parents[2]
-ATTACHED = re.compile(r"attached listener address=(\S+):(\d+) id=tcp protocol=tcp")
+ATTACHED = re.compile(r"attached listener address=(\S+) id=(\S+) protocol=(\S+)")
 LINES_KEPT = 4000
 
 
 class Broker:
     """Where clients connect. `process` is None for a broker that somebody else runs."""
 
-    def __init__(self, host, port):
-        self.host = host
-        self.port = port
+    def __init__(self, endpoint=None):
+        # the listener that clients take unless a test says otherwise
+        self.endpoint = endpoint
         self.process = None
         self.lines = collections.deque(maxlen=LINES_KEPT)
 
     @property
-    def address(self):
-        return (self.host, self.port)
+    def host(self):
+        return self.endpoint.host
+
+    @property
+    def port(self):
+        return self.endpoint.port
 
     def log_tail(self, count=60):
         return "".join(list(self.lines)[-count:])
 
 
 class SpawnedBroker(Broker):
-    """One broker process of ours on a free loopback port, up when the constructor returns."""
+    """One broker process of ours on a free loopback port, up when the constructor returns.
 
-    def __init__(self, *, conf=None, shards=None, runtime=None):
-        super().__init__("127.0.0.1", 0)
+    `conf` is YAML. Its listeners are those of `listeners`, a list of (transport, block of `mqtt.listeners`), or one of
+    the transport that the suite runs over.
+    """
+
+    def __init__(self, *, conf=None, listeners=None, shards=None, runtime=None):
+        super().__init__()
         self._directory = tempfile.TemporaryDirectory(prefix="corqtt-test-")
-        command = [
-            binary(),
-            "--tcp=127.0.0.1:0",
-            f"--shards={shards or os.environ.get('CORQTT_TEST_SHARDS', '1')}",
-            f"--runtime={runtime or os.environ.get('CORQTT_TEST_RUNTIME', 'auto')}",
-            "--level=debug",
-        ]
-        if conf is not None:
-            path = Path(self._directory.name, "broker.yml")
-            path.write_text(conf)
-            command += ["--conf", str(path)]
         self._changed = threading.Condition()
         self._eof = False
+        self._lines_gone = 0
+        self._attached = []
         self.panicked = False
+        try:
+            command = self._command(conf, listeners, shards, runtime)
+        except BaseException:
+            self._directory.cleanup()
+            raise
         self.process = subprocess.Popen(
             command,
             cwd=self._directory.name,
@@ -71,14 +78,47 @@ class SpawnedBroker(Broker):
             self.kill()
             raise
 
+    def _command(self, conf, listeners, shards, runtime):
+        command = [
+            binary(),
+            f"--shards={shards or os.environ.get('CORQTT_TEST_SHARDS', '1')}",
+            f"--runtime={runtime or os.environ.get('CORQTT_TEST_RUNTIME', 'auto')}",
+            "--level=debug",
+        ]
+        if listeners is None and CHOSEN == "tcp":
+            self._wanted = ["tcp"]
+            command.append(f"--tcp={LOOPBACK}:0")
+        else:
+            if listeners is None:
+                listeners = [(CHOSEN, listener(CHOSEN, self.directory))]
+            self._wanted = [transport for transport, _ in listeners]
+            conf = with_listeners(conf, [block for _, block in listeners])
+        if conf is not None:
+            path = self.directory / "broker.yml"
+            path.write_text(conf)
+            command += ["--conf", str(path)]
+        return command
+
+    @property
+    def directory(self):
+        """Goes with the broker."""
+        return Path(self._directory.name)
+
+    @property
+    def endpoints(self):
+        """One for each listener, in the order of the settings."""
+        return [endpoint_of(*each) for each in zip(self._wanted, self._attached, strict=True)]
+
     def _read(self):
         for line in self.process.stdout:
             with self._changed:
+                if len(self.lines) == LINES_KEPT:
+                    self._lines_gone += 1
                 self.lines.append(line)
                 if "panicked at" in line:
                     self.panicked = True
                 if match := ATTACHED.search(line):
-                    self.port = int(match.group(2))
+                    self._attached.append(match.groups())
                 self._changed.notify_all()
         with self._changed:
             self._eof = True
@@ -91,7 +131,27 @@ class SpawnedBroker(Broker):
                 if self._eof:
                     raise AssertionError(f"the broker exited at start:\n{self.log_tail()}")
                 self._changed.wait(deadline.left())
-        assert self.port, f"no listener line before `server started`:\n{self.log_tail()}"
+        assert len(self._attached) == len(self._wanted), f"not every listener was attached:\n{self.log_tail()}"
+        self.endpoint = self.endpoints[0]
+
+    def log_mark(self):
+        """Where the log ends now, for `await_line`."""
+        with self._changed:
+            return self._lines_gone + len(self.lines)
+
+    def await_line(self, *parts, since=0):
+        """The first line after that mark that has all these parts."""
+        deadline = Deadline(f"a line of the log with {parts}")
+        with self._changed:
+            while True:
+                for line in list(self.lines)[max(since - self._lines_gone, 0) :]:
+                    if all(part in line for part in parts):
+                        return line
+                assert not self._eof, f"the broker ended without a line with {parts}:\n{self.log_tail()}"
+                self._changed.wait(deadline.left())
+
+    def reload(self):
+        self.process.send_signal(signal.SIGHUP)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
@@ -135,5 +195,42 @@ def external():
     address = os.environ.get("CORQTT_TEST_ADDRESS")
     if not address:
         return None
+    if CHOSEN == "unix":
+        return Broker(Endpoint(CHOSEN, path=address))
+    if CHOSEN in ENCRYPTED:
+        raise ValueError("CORQTT_TEST_ADDRESS: nobody else's broker has a certificate of our CA")
     host, _, port = address.rpartition(":")
-    return Broker(host, int(port))
+    return Broker(Endpoint(CHOSEN, host, int(port)))
+
+
+def with_listeners(conf, blocks):
+    """Settings in YAML with these listeners among them."""
+    settings = yaml.safe_load(conf or "{}")
+    settings.setdefault("mqtt", {})["listeners"] = blocks
+    return yaml.safe_dump(settings)
+
+
+def endpoint_of(transport, attached):
+    """What a `attached listener` line says, as clients see it."""
+    address, name, protocol = attached
+    assert protocol == PROTOCOLS[transport], f"listener {name} speaks {protocol}, wanted {transport}"
+    if transport == "unix":
+        return Endpoint(transport, path=address)
+    host, _, port = address.rpartition(":")
+    return Endpoint(transport, host, int(port))
+
+
+def run_to_end(conf, directory, seconds=None):
+    """Runs a broker that is to end by itself; answers its exit status and all that it said."""
+    path = Path(directory, "ends.yml")
+    path.write_text(conf)
+    done = subprocess.run(
+        [binary(), "--conf", str(path)],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds or DEADLINE * 2,
+    )
+    return done.returncode, done.stdout

@@ -5,8 +5,10 @@ Nothing happens between two calls, so a test reads as the order of events that i
 """
 
 import collections
+import os
 import selectors
 import socket
+import ssl
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -51,6 +53,47 @@ class Message:
         return f"Message({self.topic!r}, {self.payload[:40]!r}, qos={self.qos}, retain={self.retain})"
 
 
+class Paho(paho.Client):
+    """paho over the transport of an endpoint; what it cannot do itself is the PROXY header."""
+
+    def __init__(self, endpoint, *args, **settings):
+        self._endpoint = endpoint
+        transport = "websockets" if endpoint.is_websocket else "unix" if endpoint.path else "tcp"
+        super().__init__(*args, transport=transport, **settings)
+        if endpoint.is_encrypted:
+            self.tls_set_context(endpoint.context())
+
+    def _create_socket_connection(self):
+        return self._endpoint.preface(super()._create_socket_connection())
+
+    def _create_socket(self):
+        made = super()._create_socket()
+        if self._endpoint.is_websocket:
+            send_some = made.send
+
+            def send(data):
+                # paho 2.2 forgets a packet of which the kernel took only a part, unless it hears that it has to wait:
+                # https://github.com/eclipse-paho/paho.mqtt.python/issues/887
+                if (sent := send_some(data)) == 0:
+                    raise BlockingIOError
+                return sent
+
+            made.send = send
+        return made
+
+    @property
+    def kernel_socket(self):
+        """The socket below WebSocket and TLS, as a descriptor of its own."""
+        return socket.socket(fileno=os.dup(self.socket().fileno()))
+
+    @property
+    def has_decrypted(self):
+        """Bytes that TLS took off the socket and paho has not read: no selector knows of them."""
+        sock = self.socket()
+        sock = getattr(sock, "_socket", sock)
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+
 class Loop:
     """Reads and writes for every connected client until a fact holds."""
 
@@ -63,13 +106,17 @@ class Loop:
             for key, events in self._selector.select(min(deadline.left(), 1)):
                 if events & selectors.EVENT_READ:
                     key.data.loop_read()
+                    while key.data.has_decrypted:
+                        key.data.loop_read()
                 if events & selectors.EVENT_WRITE and key.data.socket() is not None:
                     key.data.loop_write()
 
     def attach(self, client):
         def on_open(client, _userdata, sock):
             # paho leaves Nagle on: what it sends twice in a row waits up to 40 ms for the broker's kernel to ack
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with client.kernel_socket as below:
+                if below.family != socket.AF_UNIX:
+                    below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(sock, selectors.EVENT_READ, client)
 
         def on_close(_client, _userdata, sock):
@@ -97,7 +144,8 @@ class Client:
         self.inbox = collections.deque()
         self.connack = self.closed = None
         self._answers = {}
-        self.paho = paho.Client(
+        self.paho = Paho(
+            broker.endpoint,
             CallbackAPIVersion.VERSION2,
             self.id,
             clean_session=None if version == V5 else clean,
@@ -135,7 +183,9 @@ class Client:
         if will is not None:
             of_will = properties(PacketTypes.WILLMESSAGE, will.properties) if self.version == V5 else None
             self.paho.will_set(will.topic, will.payload, will.qos, will.retain, of_will)
-        self.paho.connect(self.broker.host, self.broker.port, keep_alive, **extra)
+        to = self.broker.endpoint
+        # paho takes the path of a unix socket for a host and still wants a port
+        self.paho.connect(to.path or to.host, to.port or 1, keep_alive, **extra)
 
     def connect(self, **settings):
         self.start_connect(**settings)
@@ -164,7 +214,7 @@ class Client:
         """DISCONNECT; returns once the broker, having read it, has closed its side."""
         if not self.connected:
             return
-        own_end = self.paho.socket().dup()
+        own_end = self.paho.kernel_socket
         try:
             if self.version == V5:
                 code = ReasonCode(PacketTypes.DISCONNECT, identifier=reason)
@@ -178,7 +228,8 @@ class Client:
 
     def drop(self):
         """Ends the connection as a dead network does, without DISCONNECT."""
-        self.paho.socket().shutdown(socket.SHUT_RDWR)
+        with self.paho.kernel_socket as below:
+            below.shutdown(socket.SHUT_RDWR)
         self.loop.until(lambda: self.closed is not None, "the socket is closed")
 
     def await_closed(self, seconds=None):

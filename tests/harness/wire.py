@@ -2,7 +2,6 @@
 """MQTT written by hand: bytes in, bytes out, with no opinion on what a client may send."""
 
 import collections
-import socket
 import struct
 
 from . import V5, V31, Deadline, unique
@@ -295,12 +294,11 @@ class Packet:
 
 
 class Wire:
-    """One TCP connection that speaks one version of MQTT as badly as the test wants."""
+    """One connection that speaks one version of MQTT as badly as the test wants."""
 
     def __init__(self, broker, version):
         self.version = version
-        self.socket = socket.create_connection(broker.address, timeout=10)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = broker.endpoint.open()
         self._buffer = bytearray()
         self._early = collections.deque()
         self._next_pid = 0
