@@ -14,7 +14,7 @@ const open = [];
 
 before(async () => {
   broker = await startBroker();
-  roomy = await startBroker('mqtt:\n  options:\n    capabilities:\n      maximum-packet-size: 16777216\n');
+  roomy = await startBroker('  options:\n    capabilities:\n      maximum-packet-size: 16777216\n');
 });
 
 after(async () => {
