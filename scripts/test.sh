@@ -10,6 +10,9 @@
 #   mqttjs     MQTT.js
 #   go         paho.mqtt.golang, with the stresser workload
 #   mosquitto  mosquitto_pub and mosquitto_sub
+#   transports behaviour and MQTT.js over TLS, mutual TLS, WebSocket, secure WebSocket, a unix socket and behind PROXY
+#              headers, wire over TLS and WebSocket, and what is each transport's own
+#   browser    MQTT.js in headless Chromium
 #   fuzz       each fuzz target for FUZZ_SECONDS (60)
 #
 # Needs bash, apt, a Rust toolchain, Go, Node and Python 3; writes to target/ only. The last line says
@@ -18,7 +21,9 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly STAGES=(lint unit behaviour wire mqttjs go mosquitto fuzz)
+readonly STAGES=(lint unit behaviour wire mqttjs go mosquitto transports browser fuzz)
+# besides TCP
+readonly TRANSPORTS=(tls mtls ws wss unix proxy1 proxy2)
 readonly TARGET=$PWD/target
 readonly RESULTS=$TARGET/test-results
 readonly VENV=$TARGET/test-venv
@@ -30,7 +35,7 @@ WANTED=("$@")
 [ ${#WANTED[@]} -gt 0 ] || WANTED=("${STAGES[@]}")
 
 export CARGO_TARGET_DIR=$TARGET PYTHONDONTWRITEBYTECODE=1 CARGO_TERM_COLOR=never
-export TMPDIR=$TARGET/test-tmp
+export TMPDIR=$TARGET/test-tmp CORQTT_TEST_CERTIFICATES=$TARGET/test-tmp/certificates
 export CORQTT_BIN=$TARGET/ci/corqtt CORQTT_DOUBLES_BIN=$TARGET/ci/corqtt-doubles
 
 main() {
@@ -46,10 +51,10 @@ main() {
   trap 'exit 143' TERM
   rm -rf "$RESULTS" "$TMPDIR"
   mkdir -p "$RESULTS" "$TMPDIR"
-  if wants behaviour wire mqttjs go mosquitto; then
+  if wants behaviour wire mqttjs go mosquitto transports browser; then
     step "the broker" cargo build --locked --profile ci --features doubles || finish
   fi
-  if wants behaviour wire mosquitto; then
+  if wants behaviour wire mosquitto transports browser; then
     step "Python packages" python_packages || finish
   fi
   for stage in "${STAGES[@]}"; do
@@ -103,12 +108,31 @@ stage_mosquitto() {
 
 stage_mqttjs() {
   step "npm packages" node_packages || return
-  local log=$RESULTS/mqttjs.log
-  CORQTT_TEST_SHARDS=2 run logged "$log" within "$NODE" node --test --test-reporter=spec
-  local status=$? passed failed
-  passed=$(sed -n 's/^ℹ pass \([0-9]*\)$/\1/p' "$log" | tail -1)
-  failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
-  count "${passed:-0}" "$failed" "$status"
+  mqttjs mqttjs
+}
+
+stage_transports() {
+  local transport
+  suite "transports" 2 auto "" transports
+  for transport in "${TRANSPORTS[@]}"; do
+    CORQTT_TEST_TRANSPORT=$transport suite "behaviour-$transport" 2 auto "" behaviour
+  done
+  for transport in tls ws; do
+    CORQTT_TEST_TRANSPORT=$transport suite "wire-$transport" 2 auto "" wire
+  done
+  step "npm packages" node_packages || return
+  step "certificates" certificates || return
+  for transport in "${TRANSPORTS[@]}"; do
+    echo
+    echo "-- mqttjs-$transport"
+    CORQTT_TEST_TRANSPORT=$transport mqttjs "mqttjs-$transport"
+  done
+}
+
+stage_browser() {
+  step "npm packages" node_packages || return
+  step "a browser" browser || return
+  suite "browser" 2 auto "" browser
 }
 
 stage_go() {
@@ -133,6 +157,16 @@ stage_fuzz() {
     check "fuzz $target" cargo +nightly fuzz run --target-dir "$TARGET/fuzz" "$target" "$TARGET/fuzz-corpus/$target" \
       -- "-max_total_time=${FUZZ_SECONDS:-60}" "-artifact_prefix=$TARGET/fuzz-artifacts/$target/"
   done
+}
+
+# One pass of the MQTT.js suite: name.
+mqttjs() {
+  local log=$RESULTS/$1.log
+  CORQTT_TEST_SHARDS=2 run logged "$log" within "$NODE" node --test --test-reporter=spec
+  local status=$? passed failed
+  passed=$(sed -n 's/^ℹ pass \([0-9]*\)$/\1/p' "$log" | tail -1)
+  failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
+  count "${passed:-0}" "$failed" "$status"
 }
 
 # One pass of a pytest suite: name, shards, runtime, whether with the doubles, folder.
@@ -191,6 +225,15 @@ node_packages() {
       cp tests/mqttjs/package-lock.json "$NODE/node_modules/.package-lock.copy" || return
   fi
   cp tests/mqttjs/*.js tests/mqttjs/package.json "$NODE/"
+}
+
+# For suites that cannot make their own.
+certificates() {
+  mkdir -p "$CORQTT_TEST_CERTIFICATES" && "$VENV/bin/python" tests/harness/certificates.py "$CORQTT_TEST_CERTIFICATES"
+}
+
+browser() {
+  command -v chromium chromium-browser google-chrome >/dev/null || apt_install chromium
 }
 
 fuzz_tools() {

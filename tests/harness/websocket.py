@@ -36,7 +36,7 @@ def frame(opcode, payload=b"", *, fin=True, mask=True, reserved=0):
     return head + key + masked(payload, key)
 
 
-def request(host, key, *, path="/mqtt", drop=(), **headers):
+def request(host, key, *, path="/mqtt", **headers):
     """The upgrade request; headers by their names in snake case, and None leaves one out."""
     wanted = {
         "host": host,
@@ -63,16 +63,19 @@ class Refused(Exception):
 class WebSocket:
     """Looks like a socket whose bytes are MQTT: what is sent goes as one frame, what is received comes out of frames."""
 
-    def __init__(self, below, host, **headers):
+    def __init__(self, below, host, *, pieces=None, **headers):
+        """`pieces`: makes the list of writes out of the request."""
         self.below = below
         self.buffer = bytearray()
         self._left = bytearray()
         self.close_code = None
         key = base64.b64encode(os.urandom(16)).decode()
-        below.sendall(request(host, key, **headers))
-        self.headers = self.read_answer(key)
+        whole = request(host, key, **headers)
+        for piece in pieces(whole) if pieces else [whole]:
+            below.sendall(piece)
+        self.headers = self._read_answer(key)
 
-    def read_answer(self, key):
+    def _read_answer(self, key):
         while HEAD_END not in self.buffer:
             if not self._fill():
                 raise ConnectionError(f"closed within the answer to the upgrade: {bytes(self.buffer)!r}")

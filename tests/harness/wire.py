@@ -296,9 +296,10 @@ class Packet:
 class Wire:
     """One connection that speaks one version of MQTT as badly as the test wants."""
 
-    def __init__(self, broker, version):
+    def __init__(self, broker, version, opened=None):
+        """`opened`: the connection, where a test has one already."""
         self.version = version
-        self.socket = broker.endpoint.open()
+        self.socket = opened or broker.endpoint.open()
         self._buffer = bytearray()
         self._early = collections.deque()
         self._next_pid = 0
