@@ -127,7 +127,11 @@ def test_connection_limit(spawn):
     for client in within:
         client.connect()
     for version, reasons in ((V5, (0x97, 0x89)), (V311, (3,))):
-        beyond = Wire(own, version)
+        try:
+            beyond = Wire(own, version)
+        except OSError:
+            # closed within a handshake below MQTT
+            continue
         beyond.send(connect(version, unique("w")))
         found = beyond.receive()
         assert found is None or (found.kind == CONNACK and found.reason in reasons)

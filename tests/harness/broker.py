@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from . import DEADLINE, Deadline
-from .transport import CHOSEN, ENCRYPTED, LOOPBACK, PROTOCOLS, Endpoint, listener
+from .transport import CHOSEN, ENCRYPTED, PROTOCOLS, Endpoint, listener
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACHED = re.compile(r"attached listener address=(\S+) id=(\S+) protocol=(\S+)")
@@ -79,25 +79,19 @@ class SpawnedBroker(Broker):
             raise
 
     def _command(self, conf, listeners, shards, runtime):
-        command = [
+        if listeners is None:
+            listeners = [(CHOSEN, listener(CHOSEN, self.directory))]
+        self._wanted = [transport for transport, _ in listeners]
+        path = self.directory / "broker.yml"
+        path.write_text(with_listeners(conf, [block for _, block in listeners]))
+        return [
             binary(),
+            "--conf",
+            str(path),
             f"--shards={shards or os.environ.get('CORQTT_TEST_SHARDS', '1')}",
             f"--runtime={runtime or os.environ.get('CORQTT_TEST_RUNTIME', 'auto')}",
             "--level=debug",
         ]
-        if listeners is None and CHOSEN == "tcp":
-            self._wanted = ["tcp"]
-            command.append(f"--tcp={LOOPBACK}:0")
-        else:
-            if listeners is None:
-                listeners = [(CHOSEN, listener(CHOSEN, self.directory))]
-            self._wanted = [transport for transport, _ in listeners]
-            conf = with_listeners(conf, [block for _, block in listeners])
-        if conf is not None:
-            path = self.directory / "broker.yml"
-            path.write_text(conf)
-            command += ["--conf", str(path)]
-        return command
 
     @property
     def directory(self):
@@ -206,7 +200,10 @@ def external():
 def with_listeners(conf, blocks):
     """Settings in YAML with these listeners among them."""
     settings = yaml.safe_load(conf or "{}")
-    settings.setdefault("mqtt", {})["listeners"] = blocks
+    mqtt = settings.setdefault("mqtt", {})
+    mqtt["listeners"] = blocks
+    # its port is the same for every broker of this machine
+    mqtt.setdefault("http", "off")
     return yaml.safe_dump(settings)
 
 

@@ -36,10 +36,10 @@ def frame(opcode, payload=b"", *, fin=True, mask=True, reserved=0):
     return head + key + masked(payload, key)
 
 
-def request(host, key, *, path="/mqtt", **headers):
+def request(to, key, *, path="/mqtt", **headers):
     """The upgrade request; headers by their names in snake case, and None leaves one out."""
     wanted = {
-        "host": host,
+        "host": to,
         "upgrade": "websocket",
         "connection": "Upgrade",
         "sec_websocket_key": key,
@@ -61,16 +61,16 @@ class Refused(Exception):
 
 
 class WebSocket:
-    """Looks like a socket whose bytes are MQTT: what is sent goes as one frame, what is received comes out of frames."""
+    """Looks like a socket whose bytes are MQTT: each write goes as one frame, reads take frames apart."""
 
-    def __init__(self, below, host, *, pieces=None, **headers):
-        """`pieces`: makes the list of writes out of the request."""
+    def __init__(self, below, to, *, pieces=None, **headers):
+        """`to`: host and port; `pieces`: makes the list of writes out of the request."""
         self.below = below
         self.buffer = bytearray()
         self._left = bytearray()
         self.close_code = None
         key = base64.b64encode(os.urandom(16)).decode()
-        whole = request(host, key, **headers)
+        whole = request(to, key, **headers)
         for piece in pieces(whole) if pieces else [whole]:
             below.sendall(piece)
         self.headers = self._read_answer(key)

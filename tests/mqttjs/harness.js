@@ -102,7 +102,7 @@ export async function startBroker(settings = '') {
   const runtime = process.env.CORQTT_TEST_RUNTIME ?? 'auto';
   const path = join(directory, 'broker.yml');
   // JSON is YAML
-  writeFileSync(path, `mqtt:\n  listeners:\n    - ${JSON.stringify(listener(directory))}\n${settings}`);
+  writeFileSync(path, `mqtt:\n  http: off\n  listeners:\n    - ${JSON.stringify(listener(directory))}\n${settings}`);
   const flags = ['--conf', path, `--shards=${shards}`, `--runtime=${runtime}`, '--level=info'];
   const broker = spawn(process.env.CORQTT_BIN, flags, { cwd: directory, stdio: ['ignore', 'pipe', 'inherit'] });
   const exited = new Promise((resolve) => broker.once('exit', (code) => resolve(code)));
