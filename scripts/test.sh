@@ -10,8 +10,8 @@
 #   mqttjs     MQTT.js
 #   go         paho.mqtt.golang, with the stresser workload
 #   mosquitto  mosquitto_pub and mosquitto_sub
-#   transports behaviour and MQTT.js over TLS, mutual TLS, WebSocket, secure WebSocket, a unix socket and behind PROXY
-#              headers, wire over TLS and WebSocket, and what is each transport's own
+#   transports behaviour, wire and MQTT.js over TLS, mutual TLS, WebSocket, secure WebSocket, a unix socket and behind
+#              PROXY headers, and what is each transport's own
 #   browser    MQTT.js in headless Chromium
 #   fuzz       each fuzz target for FUZZ_SECONDS (60)
 #
@@ -113,11 +113,10 @@ stage_mqttjs() {
 
 stage_transports() {
   local transport
-  suite "transports" 2 auto "" transports
+  suite "transports-epoll" 2 epoll "" transports
+  suite "transports-glommio" 2 glommio "" transports
   for transport in "${TRANSPORTS[@]}"; do
     CORQTT_TEST_TRANSPORT=$transport suite "behaviour-$transport" 2 auto "" behaviour
-  done
-  for transport in tls ws; do
     CORQTT_TEST_TRANSPORT=$transport suite "wire-$transport" 2 auto "" wire
   done
   step "npm packages" node_packages || return
