@@ -45,10 +45,10 @@ class SpawnedBroker(Broker):
     """One broker process of ours on a free loopback port, up when the constructor returns.
 
     `conf` is YAML. Its listeners are those of `listeners`, a list of (transport, block of `mqtt.listeners`), or one of
-    the transport that the suite runs over.
+    the transport that the suite runs over, and then those of `flags`, from the flag's name to its address.
     """
 
-    def __init__(self, *, conf=None, listeners=None, shards=None, runtime=None):
+    def __init__(self, *, conf=None, listeners=None, flags=None, shards=None, runtime=None):
         super().__init__()
         self._directory = tempfile.TemporaryDirectory(prefix="corqtt-test-")
         self._changed = threading.Condition()
@@ -57,7 +57,7 @@ class SpawnedBroker(Broker):
         self._attached = []
         self.panicked = False
         try:
-            command = self._command(conf, listeners, shards, runtime)
+            command = self._command(conf, listeners, flags or {}, shards, runtime)
         except BaseException:
             self._directory.cleanup()
             raise
@@ -78,10 +78,10 @@ class SpawnedBroker(Broker):
             self.kill()
             raise
 
-    def _command(self, conf, listeners, shards, runtime):
+    def _command(self, conf, listeners, flags, shards, runtime):
         if listeners is None:
             listeners = [(CHOSEN, listener(CHOSEN, self.directory))]
-        self._wanted = [transport for transport, _ in listeners]
+        self._wanted = [*(transport for transport, _ in listeners), *flags]
         path = self.directory / "broker.yml"
         path.write_text(with_listeners(conf, [block for _, block in listeners]))
         return [
@@ -91,6 +91,7 @@ class SpawnedBroker(Broker):
             f"--shards={shards or os.environ.get('CORQTT_TEST_SHARDS', '1')}",
             f"--runtime={runtime or os.environ.get('CORQTT_TEST_RUNTIME', 'auto')}",
             "--level=debug",
+            *(f"--{flag}={address}" for flag, address in flags.items()),
         ]
 
     @property

@@ -4,11 +4,12 @@
 import os
 
 import pytest
+import yaml
 
 from harness import V5, V311, Deadline, unique
 from harness.broker import SpawnedBroker
 from harness.client import World
-from harness.transport import PROTOCOLS, listener
+from harness.transport import LOOPBACK, PROTOCOLS, listener
 from harness.wire import CONNACK, Wire, connect
 
 TRANSPORTS = list(PROTOCOLS)
@@ -43,6 +44,18 @@ def test_two_of_each_kind_serve_the_same_topics(spawn, tmp_path):
         assert each.clients[0].receive().payload == b"to all"
         each.close()
     world.close()
+
+
+def test_flags_name_listeners_too(spawn, tmp_path):
+    """Those with TLS show the certificate of `mqtt.tls`."""
+    shown = listener("tls", tmp_path)["tls"]
+    flags = {each: f"{LOOPBACK}:0" for each in ("tcp", "ws", "tls", "wss")} | {"unix": str(tmp_path / "mqtt.sock")}
+    broker = spawn(conf=yaml.safe_dump({"mqtt": {"tls": shown}}), listeners=[], flags=flags)
+    for endpoint in broker.endpoints:
+        client = Wire(endpoint, V5)
+        client.connect()
+        client.expect_alive()
+        client.close()
 
 
 @pytest.fixture(scope="module")
