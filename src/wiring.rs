@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,13 +11,13 @@ use corqtt_port::auth::{Anonymous, Auth};
 use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Memory, Store};
 use corqtt_shards::{
-    Capabilities, Compatibilities, Config, DrainStep, Driven, Listener, Ports, Runtime, ToShard,
-    bind, glommio_available, start,
+    Admission, Capabilities, Compatibilities, Config, DrainStep, Driven, Limits, Listener, Ports,
+    Runtime, ToShard, bind, glommio_available, start,
 };
 use corqtt_topics::{ShardId, Strategy};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::settings::{self, Limit, ListenerSocket, Settings};
+use crate::settings::{self, Limit, LimitSettings, ListenerSocket, Settings};
 
 /// File descriptors that are not for connections.
 const RESERVED_DESCRIPTORS: u64 = 512;
@@ -59,7 +58,7 @@ impl Broker {
             inboxes.push(sender);
             receivers.push(receiver);
         }
-        let connections = Arc::new(AtomicUsize::new(0));
+        let admission = Arc::new(Admission::new(&config));
         let mut shards = Vec::new();
         for (number, inbox) in (0..config.shards).zip(receivers) {
             let (auth, store, marks) = edges.ports(number, &inboxes);
@@ -71,7 +70,7 @@ impl Broker {
                 inbox,
                 shards: shards_of,
                 marks,
-                connections: connections.clone(),
+                admission: admission.clone(),
             };
             shards.push(start(ShardId(number), &config, ports)?);
         }
@@ -155,15 +154,10 @@ fn config(settings: &Settings) -> anyhow::Result<Config> {
             listeners.push(Listener {
                 id: listener.id.clone(),
                 bound: Arc::new(bind(&listener.id, address)?),
+                connections_max: listener.connections_max.map_or(0, size),
             });
         }
     }
-    let limits = &settings.limits;
-    let connections_max = match limits.connections {
-        Limit::Derived => descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1),
-        Limit::None => u64::MAX,
-        Limit::Max(maximum) => maximum,
-    };
     let mut seed = [0u8; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .context("no random numbers")?;
@@ -177,10 +171,7 @@ fn config(settings: &Settings) -> anyhow::Result<Config> {
             obscure_not_authorized: settings.compatibilities.obscure_not_authorized,
         },
         session: session_limits(settings),
-        topic_levels_max: limits.topic_levels.map_or(0, usize::from),
-        subscriptions_max: limits.subscriptions.map_or(0, |maximum| maximum as usize),
-        connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
-        connect_timeout: limits.connect_timeout,
+        limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
         hash_seed: u64::from_ne_bytes(seed),
     })
@@ -274,13 +265,31 @@ fn capabilities(from: &settings::Capabilities) -> Capabilities {
     }
 }
 
+/// A limit that this machine cannot count to is none.
+fn size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn limits(from: &LimitSettings, descriptors: u64) -> Limits {
+    let connections_max = match from.connections {
+        Limit::Derived => size(descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1)),
+        Limit::None => 0,
+        Limit::Max(maximum) => size(maximum),
+    };
+    let per_ip = from.connections_per_ip.unwrap_or(0);
+    Limits {
+        connections_max,
+        connections_per_ip_max: u32::try_from(per_ip).unwrap_or(u32::MAX),
+        connects_per_sec: from.connects_per_sec.unwrap_or(0),
+        connect_timeout: from.connect_timeout,
+        subscriptions_max: from.subscriptions.map_or(0, size),
+        topic_levels_max: from.topic_levels.map_or(0, usize::from),
+    }
+}
+
 fn session_limits(settings: &Settings) -> corqtt_session::Limits {
     let (limits, capabilities) = (&settings.limits, &settings.capabilities);
-    let size = |limit: Option<u64>| {
-        limit.map_or(usize::MAX, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        })
-    };
+    let size = |limit: Option<u64>| limit.map_or(usize::MAX, size);
     corqtt_session::Limits {
         inflight_max: capabilities.inflight_max,
         queue_messages_max: limits

@@ -176,6 +176,7 @@ impl Shard {
             messages_received: self.counters.messages_received,
             messages_sent: self.counters.messages_sent,
             dropped,
+            limited: self.counters.limited.all().collect(),
             clients_connected: connected as u64,
             clients_total: self.sessions.count() as u64,
             subscriptions: self.topics.len() as u64,

@@ -25,6 +25,8 @@ pub struct Listener {
     pub id: String,
     /// What was bound.
     pub bound: Arc<Bound>,
+    /// Connections at once over all shards and all listeners of this name; 0: no limit of its own.
+    pub connections_max: usize,
 }
 
 /// What the broker offers; where 5.0 has a property for it, CONNACK says so.
@@ -76,6 +78,36 @@ pub struct Compatibilities {
     pub obscure_not_authorized: bool,
 }
 
+/// Bounds of the node and of its connections; 0 is no limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once over all shards.
+    pub connections_max: usize,
+    /// Of them from one address.
+    pub connections_per_ip_max: u32,
+    /// CONNECT packets per second over all shards, with a burst of one second's worth.
+    pub connects_per_sec: u64,
+    /// Time from accept to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// Subscriptions of a client.
+    pub subscriptions_max: usize,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 0,
+            connections_per_ip_max: 0,
+            connects_per_sec: 0,
+            connect_timeout: Duration::from_secs(10),
+            subscriptions_max: 0,
+            topic_levels_max: 128,
+        }
+    }
+}
+
 /// Everything a shard needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -93,14 +125,8 @@ pub struct Config {
     pub compatibilities: Compatibilities,
     /// Bounds of each session.
     pub session: corqtt_session::Limits,
-    /// Levels of a topic name or filter; 0: no limit.
-    pub topic_levels_max: usize,
-    /// Subscriptions of a client; 0: no limit.
-    pub subscriptions_max: usize,
-    /// Connections at once over all shards.
-    pub connections_max: usize,
-    /// Time from accept to a whole CONNECT.
-    pub connect_timeout: Duration,
+    /// Bounds of the node and of its connections.
+    pub limits: Limits,
     /// How shared groups choose.
     pub strategy: Strategy,
     /// Same for all shards, drawn at start: client ids cannot be aimed at a shard.

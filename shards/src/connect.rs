@@ -15,6 +15,7 @@ use corqtt_session::{Opening, Session, Will};
 use crate::connection::keep_alive_ms;
 use crate::extended::connect_of;
 use crate::lanes::Waiter;
+use crate::limits::Limited;
 use crate::shard::Shard;
 use crate::wires::{Close, NONE, Stage, Why};
 
@@ -91,6 +92,9 @@ impl Shard {
         let owner = self.sessions.hash(client_id) % u64::from(self.config.shards);
         if owner != u64::from(self.me.0) {
             return self.hand_over_socket(slot, owner, rest);
+        }
+        if let Err(limit) = self.admission.connect(self.now.mono_ms) {
+            return self.refuse_limited(slot, limit, ReasonCode::CONNECTION_RATE_EXCEEDED);
         }
         let Some(question) = self.connect_question(slot, &connect, client_id) else {
             return self.open_session(slot, &connect, assigned, None);
@@ -320,6 +324,16 @@ impl Shard {
 
     /// CONNACK with an error, then the connection closes `[MQTT-3.2.2-5] [MQTT5-3.2.2-7]`.
     pub(crate) fn refuse(&mut self, slot: u32, reason: ReasonCode, why: &'static str) {
+        self.refuse_why(slot, reason, Why::Broker(why));
+    }
+
+    /// As [`Shard::refuse`], by a limit.
+    fn refuse_limited(&mut self, slot: u32, limit: Limited, reason: ReasonCode) {
+        self.limited_client(limit, slot);
+        self.refuse_why(slot, reason, Why::Limit(limit));
+    }
+
+    fn refuse_why(&mut self, slot: u32, reason: ReasonCode, why: Why) {
         let version = self.wires.slots[slot as usize].version;
         // [MQTT-3.2.2-4] [MQTT5-3.2.2-6] no session present with an error
         let ack = ConnAck {
@@ -336,7 +350,7 @@ impl Shard {
             slot,
             Close {
                 reason: None,
-                why: Why::Broker(why),
+                why,
                 keep_will: true,
             },
         );

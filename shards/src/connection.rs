@@ -10,6 +10,7 @@ use corqtt_transport::{Carry, reserve_for_read};
 use rustix::io::Errno;
 
 use crate::lanes::{HandOff, ToShard};
+use crate::limits::Limited;
 use crate::shard::{CARRY_BYTES, READ_BYTES, Shard};
 use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
 
@@ -322,6 +323,9 @@ impl Shard {
 
     /// Bytes that are no packet: the connection ends, with the reason where the version has one.
     pub(crate) fn malformed(&mut self, slot: u32, error: corqtt_codec::DecodeError) {
+        if error.reason() == ReasonCode::PACKET_TOO_LARGE {
+            self.limited_client(Limited::PacketSize, slot);
+        }
         let close = Close {
             reason: Some(error.reason()),
             why: Why::Malformed(error),
@@ -374,7 +378,7 @@ impl Shard {
         if log::log_enabled!(log::Level::Debug) && was_live {
             let client = self.sessions.slots[session as usize].session.client_id();
             log::debug!(client = client, remote:% = peer, reason:% = close.why; "client disconnected");
-        } else if !was_live && !matches!(close.why, Why::Client(_)) {
+        } else if !was_live && !matches!(close.why, Why::Client(_) | Why::Limit(_)) {
             log::info!(remote:% = peer, reason:% = close.why; "connection refused");
         }
         // a client that did not end it itself may be writing: closing at once would answer that with a reset, which
@@ -499,9 +503,10 @@ impl Shard {
             Stage::Lingering => self.forget(slot),
             Stage::Opening | Stage::Connecting => {
                 // section 3.1.4: no CONNECT in a reasonable time
+                self.limited_client(Limited::ConnectTimeout, slot);
                 let close = Close {
                     reason: None,
-                    why: Why::Broker("no CONNECT in time"),
+                    why: Why::Limit(Limited::ConnectTimeout),
                     keep_will: true,
                 };
                 self.close_soon(slot, close);

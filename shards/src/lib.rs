@@ -14,6 +14,7 @@
 //! * Work is counted, so that a turn ends soon however much there is to do; what is left goes on in the next one.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod background;
 mod config;
 mod connect;
@@ -21,8 +22,10 @@ mod connection;
 mod driver;
 mod extended;
 mod lanes;
+mod limits;
 mod listener;
 mod packets;
+mod rate;
 mod retain;
 mod router;
 mod sessions;
@@ -31,8 +34,10 @@ mod subscribe;
 mod wheel;
 mod wires;
 
-pub use config::{Capabilities, Compatibilities, Config, Listener, Runtime};
+pub use admission::Admission;
+pub use config::{Capabilities, Compatibilities, Config, Limits, Listener, Runtime};
 pub use driver::{Driven, StartError, glommio_available, start};
 pub use lanes::{DrainStep, HandOff, ToShard};
+pub use limits::Limited;
 pub use listener::{BindError, Bound, bind};
 pub use shard::{Ports, Shard};

@@ -15,6 +15,7 @@ use corqtt_topics::{ClientKey, Publisher};
 use crate::background::Next;
 use crate::connect::Pending;
 use crate::lanes::Waiter;
+use crate::limits::Limited;
 use crate::router::{Routed, Source};
 use crate::shard::Shard;
 use crate::wires::{Close, Stage, Why};
@@ -145,7 +146,16 @@ impl Shard {
                 }
                 return;
             }
-            Err(violation) => return self.violation(slot, violation.reason, violation.text),
+            Err(violation) => {
+                match violation.reason {
+                    ReasonCode::QUOTA_EXCEEDED => self.limited_client(Limited::AliasBytes, slot),
+                    ReasonCode::RECEIVE_MAXIMUM_EXCEEDED => {
+                        self.limited_client(Limited::ReceiveMaximum, slot)
+                    }
+                    _ => {}
+                }
+                return self.violation(slot, violation.reason, violation.text);
+            }
         };
         if self.checks_publish {
             return self.ask_publish(slot, publish, &topic, raw, whole);
@@ -220,9 +230,10 @@ impl Shard {
         if name.starts_with('$') && (name == "$SYS" || name.starts_with("$SYS/")) {
             return self.refuse_publish(slot, publish, ReasonCode::NOT_AUTHORIZED);
         }
-        let levels_max = self.config.topic_levels_max;
+        let levels_max = self.config.limits.topic_levels_max;
         // a topic has at most one level more than it has bytes
         if levels_max > 0 && name.len() >= levels_max && topic.level_count() > levels_max {
+            self.limited_client(Limited::TopicLevels, slot);
             return self.violation(
                 slot,
                 ReasonCode::TOPIC_NAME_INVALID,

@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use corqtt_port::ConnectionKey;
 use corqtt_port::auth::Auth;
@@ -21,9 +20,11 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
+use crate::admission::Admission;
 use crate::background::FanOut;
 use crate::config::Config;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
+use crate::limits::LimitCounts;
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
@@ -68,8 +69,8 @@ pub struct Ports {
     pub shards: Vec<Sender<ToShard>>,
     /// As `shards`, for marks.
     pub marks: Vec<Sender<ToShard>>,
-    /// Connections of the whole process.
-    pub connections: Arc<AtomicUsize>,
+    /// Who may come in; the same for all shards.
+    pub admission: Arc<Admission>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -86,6 +87,7 @@ pub(crate) struct Counters {
     pub(crate) messages_received: u64,
     pub(crate) messages_sent: u64,
     pub(crate) lane_full: u64,
+    pub(crate) limited: LimitCounts,
 }
 
 #[derive(Debug)]
@@ -121,7 +123,7 @@ pub struct Shard {
     pub(crate) store: Box<dyn Store>,
     pub(crate) records: bool,
     pub(crate) events: Option<Sender<Event>>,
-    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) admission: Arc<Admission>,
     /// Operations of this turn.
     pub(crate) ops: Vec<Op>,
     /// Token of the batch that `ops` will be.
@@ -237,7 +239,7 @@ impl Shard {
             records: ports.store.records(),
             store: ports.store,
             events: ports.events,
-            connections: ports.connections,
+            admission: ports.admission,
             ops: Vec::new(),
             next_token: Token(1),
             kept: Token(0),
@@ -440,15 +442,12 @@ impl Shard {
                     let Some(peer) = peer.and_then(|peer| peer.try_into().ok()) else {
                         continue;
                     };
-                    if self.connections.fetch_add(1, Ordering::Relaxed)
-                        >= self.config.connections_max
-                    {
-                        self.connections.fetch_sub(1, Ordering::Relaxed);
-                        log::warn!(remote:% = peer, maximum = self.config.connections_max; "connection refused: maximum-clients is reached");
+                    if let Err(limit) = self.admission.admit(index as u16, Some(peer.ip())) {
+                        self.limited(limit, peer);
                         continue;
                     }
-                    let deadline_ms =
-                        self.now.mono_ms + self.config.connect_timeout.as_millis() as u64;
+                    let timeout = self.config.limits.connect_timeout;
+                    let deadline_ms = self.now.mono_ms + timeout.as_millis() as u64;
                     self.adopt(fd, peer, index as u16, deadline_ms);
                 }
                 Err(Errno::AGAIN | Errno::INTR) => return,
@@ -510,11 +509,13 @@ impl Shard {
 
     /// Frees a slot; the socket closes.
     pub(crate) fn forget(&mut self, slot: u32) {
+        let connection = &self.wires.slots[slot as usize];
+        let address = connection.address_counted.then(|| connection.peer.ip());
+        self.admission.leave(connection.listener, address);
         self.wires.remove(slot);
         if !self.methods.is_empty() {
             self.methods.remove(&slot);
         }
-        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn take_messages(&mut self) {
@@ -579,6 +580,7 @@ impl Shard {
 
     fn sweep(&mut self) {
         self.retained.expire_step(SWEEP_ENTRIES, self.now.wall_ms);
+        self.tell_limits();
         self.wheel
             .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);
     }

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use crate::connect::Pending;
 use crate::lanes::Waiter;
+use crate::limits::Limited;
 use crate::router::Routed;
 use crate::shard::Shard;
 
@@ -96,7 +97,7 @@ impl Shard {
             };
             let checked = match parsed {
                 Ok(_) if denied.is_some() => Err(denied.unwrap_or(ReasonCode::NOT_AUTHORIZED)),
-                Ok(parsed) => self.check_filter(session, parsed),
+                Ok(parsed) => self.check_filter(slot, parsed),
                 Err(_) => Err(ReasonCode::TOPIC_FILTER_INVALID),
             };
             match checked {
@@ -163,8 +164,8 @@ impl Shard {
     }
 
     fn check_filter<'a>(
-        &self,
-        session: u32,
+        &mut self,
+        slot: u32,
         filter: TopicFilter<'a>,
     ) -> Result<TopicFilter<'a>, ReasonCode> {
         let capabilities = &self.config.capabilities;
@@ -174,27 +175,24 @@ impl Shard {
         if filter.has_wildcard() && !capabilities.wildcards {
             return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
-        let levels_max = self.config.topic_levels_max;
+        let levels_max = self.config.limits.topic_levels_max;
         if levels_max > 0
             && filter.filter().len() >= levels_max
             && filter.level_count() > levels_max
         {
+            self.limited_client(Limited::TopicLevels, slot);
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
         }
-        let subscriptions_max = self.config.subscriptions_max;
+        let subscriptions_max = self.config.limits.subscriptions_max;
+        let client = ClientKey(self.wires.slots[slot as usize].session);
         if subscriptions_max > 0
-            && self.topics.subscription_count(ClientKey(session)) >= subscriptions_max
-            && !self.subscribes(session, filter)
+            && self.topics.subscription_count(client) >= subscriptions_max
+            && !self.topics.is_subscribed(client, filter)
         {
+            self.limited_client(Limited::Subscriptions, slot);
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
         Ok(filter)
-    }
-
-    fn subscribes(&self, session: u32, filter: TopicFilter<'_>) -> bool {
-        self.topics
-            .subscriptions(ClientKey(session))
-            .any(|(existing, _)| existing == filter.full())
     }
 
     fn record_subscription(

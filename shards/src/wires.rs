@@ -12,6 +12,7 @@ use corqtt_transport::Carry;
 use rustix::io::Errno;
 
 use crate::connect::Pending;
+use crate::limits::Limited;
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -68,6 +69,9 @@ pub(crate) struct Connection {
     pub(crate) acked: u8,
     /// Subscriptions of it still get retained messages.
     pub(crate) paging: bool,
+    /// The address of `peer` was admitted, and leaves with the connection. False where a PROXY header is still to tell
+    /// the client's, and where there is none.
+    pub(crate) address_counted: bool,
     pub(crate) listener: u16,
     /// Seconds; 0: none.
     pub(crate) keep_alive_secs: u16,
@@ -135,6 +139,7 @@ impl Wires {
             closing: false,
             acked: 0,
             paging: false,
+            address_counted: true,
             listener,
             keep_alive_secs: 0,
             clock_ms: deadline_ms,
@@ -293,6 +298,8 @@ pub(crate) enum Why {
     Client(&'static str),
     /// The broker ended it.
     Broker(&'static str),
+    /// The broker ended it because of a limit, which told the log itself.
+    Limit(Limited),
     /// Malformed or forbidden bytes.
     Malformed(corqtt_codec::DecodeError),
     /// Reading or writing failed.
@@ -304,6 +311,7 @@ impl std::fmt::Display for Why {
         match self {
             Self::Client(text) => write!(f, "client: {text}"),
             Self::Broker(text) => write!(f, "broker: {text}"),
+            Self::Limit(limit) => write!(f, "limit: {}", limit.name()),
             Self::Malformed(error) => write!(f, "client sent a malformed packet: {error}"),
             Self::Transport(errno) => write!(f, "connection: {errno}"),
         }

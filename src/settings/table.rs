@@ -230,8 +230,7 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.listeners[].tls.crl", Kind::Path, Preset::None, "PEM file with revoked client certificates").needs(&[Part::Tls]),
     key("mqtt.listeners[].proxy-protocol-from", Kind::Cidrs, Preset::None,
         "load balancers that send a PROXY header, as address ranges").needs(&[Part::ProxyProtocol]),
-    key("mqtt.listeners[].max-connections", COUNT, Is("0"), "connections at once on this listener; 0 = only the global limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.listeners[].max-connections", COUNT, Is("0"), "connections at once on this listener; 0 = only the global limit"),
     key("mqtt.listeners[].auth", Kind::Choice(AuthWay::CHOICES), Derived("auth.way"),
         "what identifies a client on this listener").values_need(WITH_CREDENTIALS),
     key("mqtt.listeners[].allowed-origins", Kind::Texts, Preset::None, "Origins of browsers that may use WebSocket here")
@@ -239,10 +238,8 @@ pub(super) const ROWS: &[Row] = &[
 
     key("mqtt.limits.connections", COUNT, Derived("the limit of open files less 512"),
         "clients connected at once; 0 = no limit; the same as maximum-clients"),
-    key("mqtt.limits.connections-per-ip", COUNT, Is("0"), "connections of one address at once; 0 = no limit")
-        .unused("this build does not enforce it yet"),
-    key("mqtt.limits.connect-rate", COUNT, Is("0"), "new connections per second; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.connections-per-ip", COUNT, Is("0"), "connections of one address, or one /64 of IPv6, at once; 0 = no limit"),
+    key("mqtt.limits.connect-rate", COUNT, Is("0"), "CONNECT packets per second, as many at once; 0 = no limit"),
     key("mqtt.limits.connect-timeout", seconds(1, 3600), Is("10s"), "time from accept to the end of CONNECT"),
     key("mqtt.limits.queue-messages", COUNT, Is("100000"), "messages queued per session; 0 = no limit"),
     key("mqtt.limits.queue-bytes", SIZE, Is("64MiB"), "bytes queued per session; 0 = no limit"),

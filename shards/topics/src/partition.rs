@@ -299,20 +299,28 @@ impl Partition {
         filter: TopicFilter<'_>,
         changes: &mut Vec<Interest>,
     ) -> bool {
-        let slot = if filter.group().is_some() {
-            self.groups.find(filter.full()).and_then(|group| {
-                let group = self.groups.group(group);
-                Some(group.member_at(group.position(client)?).slot)
-            })
-        } else {
-            self.filters.find(filter.filter()).and_then(|entry| {
-                let position = self.filters.position(entry, client)?;
-                Some(self.filters.subscribers(entry)[position as usize].slot)
-            })
+        let Some(slot) = self.slot_of(client, filter) else {
+            return false;
         };
-        let Some(slot) = slot else { return false };
         self.end(client, slot, changes);
         true
+    }
+
+    /// Whether a client subscribes to this very filter.
+    #[must_use]
+    pub fn is_subscribed(&self, client: ClientKey, filter: TopicFilter<'_>) -> bool {
+        self.slot_of(client, filter).is_some()
+    }
+
+    fn slot_of(&self, client: ClientKey, filter: TopicFilter<'_>) -> Option<u32> {
+        if filter.group().is_some() {
+            let group = self.groups.group(self.groups.find(filter.full())?);
+            Some(group.member_at(group.position(client)?).slot)
+        } else {
+            let entry = self.filters.find(filter.filter())?;
+            let position = self.filters.position(entry, client)?;
+            Some(self.filters.subscribers(entry)[position as usize].slot)
+        }
     }
 
     /// Ends all subscriptions of a client; its key may be used again.
