@@ -282,6 +282,7 @@ fn limits(from: &LimitSettings, descriptors: u64) -> Limits {
         connections_per_ip_max: u32::try_from(per_ip).unwrap_or(u32::MAX),
         connects_per_sec: from.connects_per_sec.unwrap_or(0),
         connect_timeout: from.connect_timeout,
+        publishes_per_sec: from.publishes_per_sec.unwrap_or(0),
         subscriptions_max: from.subscriptions.map_or(0, size),
         topic_levels_max: from.topic_levels.map_or(0, usize::from),
     }

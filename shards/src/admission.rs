@@ -74,7 +74,11 @@ struct Addresses {
 type Counts = HashMap<IpAddr, u32, foldhash::fast::RandomState>;
 
 impl Addresses {
-    fn with<T>(&self, address: IpAddr, change: impl FnOnce(Entry<'_, IpAddr, u32, foldhash::fast::RandomState>) -> T) -> T {
+    fn with<T>(
+        &self,
+        address: IpAddr,
+        change: impl FnOnce(Entry<'_, IpAddr, u32, foldhash::fast::RandomState>) -> T,
+    ) -> T {
         let whose = whose(address);
         let stripe = self.hasher.hash_one(whose) as usize % STRIPES;
         let mut counts = self.stripes[stripe]

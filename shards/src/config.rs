@@ -89,6 +89,8 @@ pub struct Limits {
     pub connects_per_sec: u64,
     /// Time from accept to a whole CONNECT.
     pub connect_timeout: Duration,
+    /// PUBLISH packets per client and second, with a burst of one second's worth.
+    pub publishes_per_sec: u64,
     /// Subscriptions of a client.
     pub subscriptions_max: usize,
     /// Levels of a topic name or filter.
@@ -102,6 +104,7 @@ impl Default for Limits {
             connections_per_ip_max: 0,
             connects_per_sec: 0,
             connect_timeout: Duration::from_secs(10),
+            publishes_per_sec: 0,
             subscriptions_max: 0,
             topic_levels_max: 128,
         }

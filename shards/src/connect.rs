@@ -409,7 +409,12 @@ impl Shard {
         let session_present = existing.is_some();
         let session = match existing {
             Some(session) => session,
-            None => self.sessions.add(Session::new(client_id, connect.username)),
+            None => {
+                let session = Session::new(client_id, connect.username);
+                let session = self.sessions.add(session);
+                self.publish_rates.forget(session);
+                session
+            }
         };
         self.sessions.slots[session as usize].connection = slot;
         let connection = &mut self.wires.slots[slot as usize];

@@ -23,6 +23,7 @@ const ACKS_WAITING_MAX: usize = 16 * 1024;
 const DISCARD_READS_MAX: usize = 4;
 
 const CONNECT: u8 = 1;
+const PUBLISH: u8 = 3;
 
 /// Acknowledgements in one read up to which a client is taken to send one message at a time; TCP acknowledges its
 /// segment at once then.
@@ -47,7 +48,7 @@ impl Shard {
             Stage::Lingering => return self.discard(slot),
             Stage::Opening | Stage::Connecting | Stage::Live => {}
         }
-        if connection.closing || connection.asking || connection.fanning_out {
+        if connection.closing || connection.decoding_waits() {
             return;
         }
         if self.owes_too_much(slot) {
@@ -230,7 +231,7 @@ impl Shard {
             Stage::Opening => "closed before CONNECT",
             _ => "closed without DISCONNECT",
         };
-        if stopped || connection.asking || connection.fanning_out {
+        if stopped || connection.decoding_waits() {
             // the end is read again once that is done
             connection.hangup = true;
             connection.readable = true;
@@ -257,7 +258,7 @@ impl Shard {
         let known = frame_len(rest).ok().flatten();
         let connection = &mut self.wires.slots[slot as usize];
         connection.carry = Carry::keep(rest, known);
-        let waits = connection.asking || connection.fanning_out;
+        let waits = connection.decoding_waits();
         if (stopped || connection.readable) && !waits {
             self.make_ready(slot);
         }
@@ -301,6 +302,12 @@ impl Shard {
                     return Decoded::Gone;
                 }
             };
+            if self.publish_rates.are_limited()
+                && packet.packet_type() == PUBLISH
+                && !self.may_publish(slot)
+            {
+                return Decoded::Stopped(used);
+            }
             self.counters.packets_received += 1;
             self.work -= 1;
             let rest = &bytes[used..];
@@ -315,7 +322,7 @@ impl Shard {
                 self.wires.slots[slot as usize].readable = false;
                 return Decoded::Gone;
             }
-            if connection.asking || connection.fanning_out {
+            if connection.decoding_waits() {
                 return Decoded::Stopped(used);
             }
         }
@@ -512,7 +519,9 @@ impl Shard {
                 self.close_soon(slot, close);
             }
             // bytes of it wait for us to be done with earlier ones: it is not silent
-            Stage::Live if connection.readable && !connection.write_blocked => {
+            Stage::Live
+                if connection.throttled || (connection.readable && !connection.write_blocked) =>
+            {
                 connection.clock_ms = now;
                 if let Some(at_ms) = deadline_ms(connection) {
                     self.connection_deadline(slot, at_ms);

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Limits that were reached: counted by reason, and told in the log at most once per second and reason.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use corqtt_port::ConnectionKey;
+
+use crate::rate::Rate;
 use crate::shard::Shard;
+use crate::wheel::{Timer, Wheel};
+use crate::wires::Stage;
 
 /// A line about a limit is followed by the next one not sooner than this (ms).
 const LINE_MS: u64 = 1000;
@@ -23,6 +29,8 @@ pub enum Limited {
     ConnectRate,
     /// A connection was closed: its CONNECT did not come in time.
     ConnectTimeout,
+    /// A connection is not read for a moment: its client published too much in this second.
+    PublishRate,
     /// A SUBSCRIBE got 0x97 for a filter: the client has too many.
     Subscriptions,
     /// A PUBLISH or a filter had too many levels.
@@ -37,12 +45,13 @@ pub enum Limited {
 
 impl Limited {
     /// All reasons with their names in metrics and in the log; where it is a setting's, that of its key.
-    pub const REASONS: [(Self, &'static str); 10] = [
+    pub const REASONS: [(Self, &'static str); 11] = [
         (Self::Connections, "connections"),
         (Self::ListenerConnections, "max-connections"),
         (Self::ConnectionsPerIp, "connections-per-ip"),
         (Self::ConnectRate, "connect-rate"),
         (Self::ConnectTimeout, "connect-timeout"),
+        (Self::PublishRate, "publish-rate"),
         (Self::Subscriptions, "subscriptions"),
         (Self::TopicLevels, "topic-levels"),
         (Self::AliasBytes, "alias-bytes"),
@@ -84,7 +93,9 @@ struct Line {
 
 impl Lines {
     pub(crate) fn count(&self, reason: Limited) {
-        self.0[reason as usize].untold.fetch_add(1, Ordering::Relaxed);
+        self.0[reason as usize]
+            .untold
+            .fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many the next line is about, if one is due and there is something to tell.
@@ -108,7 +119,95 @@ impl Lines {
     }
 }
 
+/// What clients may publish per second, and who waits for the next token.
+#[derive(Debug, Default)]
+pub(crate) struct PublishRates {
+    rate: Option<Rate>,
+    /// By session slot; see [`Rate::take`]. Empty without a limit.
+    due_ns: Vec<u64>,
+    /// Connections that are not decoded, by the tick at which they go on.
+    waiting: BTreeMap<u64, Vec<ConnectionKey>>,
+}
+
+impl PublishRates {
+    pub(crate) fn new(per_second: u64) -> Self {
+        Self {
+            rate: Rate::per_second(per_second),
+            ..Self::default()
+        }
+    }
+
+    /// There is a limit.
+    #[inline]
+    pub(crate) const fn are_limited(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// A slot holds another session from now on.
+    pub(crate) fn forget(&mut self, session: u32) {
+        if let Some(due_ns) = self.due_ns.get_mut(session as usize) {
+            *due_ns = 0;
+        }
+    }
+
+    /// One more publish of a session, or how many nanoseconds it must wait.
+    fn take(&mut self, session: u32, now_ms: u64) -> Result<(), u64> {
+        let Some(rate) = self.rate else {
+            return Ok(());
+        };
+        let at = session as usize;
+        if self.due_ns.len() <= at {
+            self.due_ns.resize(at + 1, 0);
+        }
+        self.due_ns[at] = rate.take(self.due_ns[at], now_ms * 1_000_000)?;
+        Ok(())
+    }
+}
+
 impl Shard {
+    /// Takes a token for the PUBLISH at hand. Without one the connection is not decoded until there is one again: what
+    /// the client sends waits in its socket, acks and pings behind the PUBLISH too.
+    pub(crate) fn may_publish(&mut self, slot: u32) -> bool {
+        let connection = &self.wires.slots[slot as usize];
+        if connection.stage != Stage::Live {
+            return true;
+        }
+        let Err(wait_ns) = self
+            .publish_rates
+            .take(connection.session, self.now.mono_ms)
+        else {
+            return true;
+        };
+        self.wires.slots[slot as usize].throttled = true;
+        self.limited_client(Limited::PublishRate, slot);
+        let tick = Wheel::tick_of(self.now.mono_ms + wait_ns.div_ceil(1_000_000));
+        let key = self.wires.key(slot);
+        let waiting = self.publish_rates.waiting.entry(tick).or_default();
+        if waiting.is_empty() {
+            self.wheel.insert(tick, Timer::Publish);
+        }
+        waiting.push(key);
+        false
+    }
+
+    /// Those whose tokens are back are decoded again.
+    pub(crate) fn resume_publishers(&mut self) {
+        let now = self.now.mono_ms;
+        while let Some(first) = self.publish_rates.waiting.first_entry()
+            && *first.key() <= Wheel::tick_now(now)
+        {
+            for key in first.remove() {
+                if let Some(slot) = self.wires.find(key)
+                    && std::mem::take(&mut self.wires.slots[slot as usize].throttled)
+                {
+                    // it was not silent: it was not read
+                    self.wires.slots[slot as usize].clock_ms = now;
+                    self.make_ready(slot);
+                }
+            }
+        }
+    }
+
     /// A limit was reached. `whom` goes to the log with the first of several.
     #[cold]
     pub(crate) fn limited(&mut self, reason: Limited, whom: impl Display) {

@@ -56,7 +56,10 @@ mod tests {
             let rate = Rate::per_second(count).expect("not 0");
             let (mut due, now) = (0, 5_000_000_000);
             assert_eq!(burst(rate, &mut due, now, 2000), count as usize);
-            assert_eq!(burst(rate, &mut due, now + 3_600_000_000_000, 2000), count as usize);
+            assert_eq!(
+                burst(rate, &mut due, now + 3_600_000_000_000, 2000),
+                count as usize
+            );
         }
     }
 

@@ -24,7 +24,7 @@ use crate::admission::Admission;
 use crate::background::FanOut;
 use crate::config::Config;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
-use crate::limits::LimitCounts;
+use crate::limits::{LimitCounts, PublishRates};
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
@@ -124,6 +124,7 @@ pub struct Shard {
     pub(crate) records: bool,
     pub(crate) events: Option<Sender<Event>>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) publish_rates: PublishRates,
     /// Operations of this turn.
     pub(crate) ops: Vec<Op>,
     /// Token of the batch that `ops` will be.
@@ -240,6 +241,7 @@ impl Shard {
             store: ports.store,
             events: ports.events,
             admission: ports.admission,
+            publish_rates: PublishRates::new(config.limits.publishes_per_sec),
             ops: Vec::new(),
             next_token: Token(1),
             kept: Token(0),
@@ -554,6 +556,7 @@ impl Shard {
                 Timer::Connection(slot) => self.connection_timer(slot),
                 Timer::Session(slot) => self.session_timer(slot),
                 Timer::Accept => self.resume_listeners(),
+                Timer::Publish => self.resume_publishers(),
                 Timer::Sweep => self.sweep(),
             }
         }

@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use crate::connect::Pending;
 use crate::limits::Limited;
 
+const _: () = assert!(size_of::<Connection>() <= 128);
+
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -61,6 +63,8 @@ pub(crate) struct Connection {
     pub(crate) asking: bool,
     /// Decoding waits for a large fan-out of its last message.
     pub(crate) fanning_out: bool,
+    /// Decoding waits for a token of publish-rate.
+    pub(crate) throttled: bool,
     /// Decoding waits until acknowledgements leave the session, or output the socket.
     pub(crate) paused: bool,
     /// In the list of those that are to be closed.
@@ -83,6 +87,14 @@ pub(crate) struct Connection {
     pub(crate) out: Option<Box<Output>>,
     pub(crate) pending: Option<Box<Pending>>,
     pub(crate) peer: SocketAddr,
+}
+
+impl Connection {
+    /// Nothing of it is decoded until something else has happened.
+    #[inline]
+    pub(crate) const fn decoding_waits(&self) -> bool {
+        self.asking || self.fanning_out || self.throttled
+    }
 }
 
 /// What a flush came to.
@@ -135,6 +147,7 @@ impl Wires {
             write_blocked: false,
             asking: false,
             fanning_out: false,
+            throttled: false,
             paused: false,
             closing: false,
             acked: 0,

@@ -247,8 +247,7 @@ pub(super) const ROWS: &[Row] = &[
         "what happens to a message for a full queue"),
     key("mqtt.limits.out-buffer", SIZE, Is("1MiB"),
         "bytes waiting for a slow reader, beyond which QoS 0 is shed; 0 = no limit"),
-    key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second, as many at once, beyond which it is not read; 0 = no limit"),
     key("mqtt.limits.subscriptions", COUNT, Is("0"), "subscriptions per client; 0 = no limit"),
     key("mqtt.limits.topic-levels", number(0, 65_535), Is("128"), "levels of a topic; 0 = no limit"),
     key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit")
