@@ -284,6 +284,8 @@ fn limits(from: &LimitSettings, descriptors: u64) -> Limits {
         connect_timeout: from.connect_timeout,
         publishes_per_sec: from.publishes_per_sec.unwrap_or(0),
         subscriptions_max: from.subscriptions.map_or(0, size),
+        retained_messages_max: from.retained_messages.unwrap_or(0),
+        retained_bytes_max: from.retained_bytes.unwrap_or(0),
         topic_levels_max: from.topic_levels.map_or(0, usize::from),
     }
 }

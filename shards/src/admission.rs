@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all shards share about connections: who may come in.
+//! What all shards share about limits of the whole node: who may come in, and what each shard holds.
 //!
 //! A connection is admitted when it is accepted ([`Admission::admit`]), and leaves when its slot is freed
 //! ([`Admission::leave`]); on its way to another shard it stays counted. Where a PROXY header tells the client's address,
@@ -17,6 +17,7 @@ use hashbrown::hash_map::Entry;
 use crate::config::Config;
 use crate::limits::{Limited, Lines};
 use crate::rate::Rate;
+use crate::shares::Shares;
 
 /// Locks of the table of addresses.
 const STRIPES: usize = 16;
@@ -32,6 +33,7 @@ pub struct Admission {
     /// Of `connects`.
     connect_due_ns: AtomicU64,
     pub(crate) lines: Lines,
+    pub(crate) shares: Shares,
 }
 
 /// Places, some of them taken; `taken <= maximum`.
@@ -153,6 +155,7 @@ impl Admission {
             connects: Rate::per_second(limits.connects_per_sec),
             connect_due_ns: AtomicU64::new(0),
             lines: Lines::default(),
+            shares: Shares::new(config.shards),
         }
     }
 

@@ -93,6 +93,10 @@ pub struct Limits {
     pub publishes_per_sec: u64,
     /// Subscriptions of a client.
     pub subscriptions_max: usize,
+    /// Retained messages over all shards.
+    pub retained_messages_max: u64,
+    /// Bytes of their topics, properties and payloads.
+    pub retained_bytes_max: u64,
     /// Levels of a topic name or filter.
     pub topic_levels_max: usize,
 }
@@ -106,8 +110,16 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(10),
             publishes_per_sec: 0,
             subscriptions_max: 0,
+            retained_messages_max: 0,
+            retained_bytes_max: 0,
             topic_levels_max: 128,
         }
+    }
+}
+
+impl Limits {
+    pub(crate) const fn retained(&self) -> bool {
+        self.retained_messages_max > 0 || self.retained_bytes_max > 0
     }
 }
 

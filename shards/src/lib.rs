@@ -30,6 +30,7 @@ mod retain;
 mod router;
 mod sessions;
 mod shard;
+mod shares;
 mod subscribe;
 mod wheel;
 mod wires;

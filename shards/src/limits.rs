@@ -33,6 +33,10 @@ pub enum Limited {
     PublishRate,
     /// A SUBSCRIBE got 0x97 for a filter: the client has too many.
     Subscriptions,
+    /// A message was not retained: there are too many.
+    RetainedMessages,
+    /// A message was not retained: there are too many bytes.
+    RetainedBytes,
     /// A PUBLISH or a filter had too many levels.
     TopicLevels,
     /// A connection was closed: the topics behind its aliases are too long.
@@ -45,7 +49,7 @@ pub enum Limited {
 
 impl Limited {
     /// All reasons with their names in metrics and in the log; where it is a setting's, that of its key.
-    pub const REASONS: [(Self, &'static str); 11] = [
+    pub const REASONS: [(Self, &'static str); 13] = [
         (Self::Connections, "connections"),
         (Self::ListenerConnections, "max-connections"),
         (Self::ConnectionsPerIp, "connections-per-ip"),
@@ -53,6 +57,8 @@ impl Limited {
         (Self::ConnectTimeout, "connect-timeout"),
         (Self::PublishRate, "publish-rate"),
         (Self::Subscriptions, "subscriptions"),
+        (Self::RetainedMessages, "retained-messages"),
+        (Self::RetainedBytes, "retained-bytes"),
         (Self::TopicLevels, "topic-levels"),
         (Self::AliasBytes, "alias-bytes"),
         (Self::PacketSize, "maximum-packet-size"),

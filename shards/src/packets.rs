@@ -16,7 +16,7 @@ use crate::background::Next;
 use crate::connect::Pending;
 use crate::lanes::Waiter;
 use crate::limits::Limited;
-use crate::router::{Routed, Source};
+use crate::router::{REFUSED, Routed, Source};
 use crate::shard::Shard;
 use crate::wires::{Close, Stage, Why};
 
@@ -293,11 +293,7 @@ impl Shard {
         let session = connection.session;
         if routed.refused && !connection.version.is_v5() {
             // before 5.0 there is no way to refuse but to close without an acknowledgement
-            return self.violation(
-                slot,
-                ReasonCode::QUOTA_EXCEEDED,
-                "a message for a session whose queue is full",
-            );
+            return self.violation(slot, ReasonCode::QUOTA_EXCEEDED, REFUSED);
         }
         let owed =
             routed.owed.len() as u16 + u16::from(routed.stored) + u16::from(routed.continues);

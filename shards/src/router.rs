@@ -17,11 +17,17 @@ use smallvec::SmallVec;
 
 use crate::background::{FanOut, Next};
 use crate::lanes::Waiter;
+use crate::limits::Limited;
 use crate::shard::{EARLY_FLUSH_BYTES, Shard};
+use crate::shares::Retainable;
 use crate::wires::{Close, NONE, Why};
 
 /// Deliveries made at once; more go on in later turns.
 pub(crate) const FAN_OUT_INLINE: usize = 4096;
+
+/// Why a client before 5.0 is closed instead of acknowledged.
+pub(crate) const REFUSED: &str =
+    "a message that a full queue (queue-full: reject) or a limit on retained messages refused";
 
 /// Where a message comes from, for going on with its source after a large fan-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +49,7 @@ pub(crate) struct Routed {
     pub(crate) stored: bool,
     /// Somebody wants it.
     pub(crate) matched: bool,
-    /// A full queue refused it, and its publisher is to be told.
+    /// A full queue refused it, or it could not be retained, and its publisher is to be told.
     pub(crate) refused: bool,
     /// It goes on in later turns; the source waits.
     pub(crate) continues: bool,
@@ -343,7 +349,7 @@ impl Shard {
                     if refused && !slot.session.version().is_v5() {
                         // before 5.0 there is no way to refuse but to close without an acknowledgement
                         if connection != NONE {
-                            let what = "a message for a session whose queue is full";
+                            let what = REFUSED;
                             self.violation(connection, ReasonCode::QUOTA_EXCEEDED, what);
                         }
                         // what waits behind it must not wait for ever
@@ -438,7 +444,12 @@ impl Shard {
             self.work -= 1;
             match item {
                 Item::Interest(interest) => self.topics.apply_interest(from, interest),
-                Item::Retain(message, stamp) => self.retain_here(message.clone(), *stamp),
+                Item::Retain(message, stamp) => {
+                    if !self.retain_here(message.clone(), *stamp) {
+                        let number = batch.first + index as u64;
+                        self.refused[usize::from(from.0)].push(number);
+                    }
+                }
                 Item::Publish(publish) => {
                     let Some(message) = batch.message(publish) else {
                         continue;
@@ -659,21 +670,64 @@ impl Shard {
         let message = outgoing.keep();
         let shard = self.retained_shard(&message.topic);
         if shard == usize::from(self.me.0) {
-            self.retain_here(message, stamp);
-            routed.stored |= self.records;
+            if self.retain_here(message, stamp) {
+                routed.stored |= self.records;
+            } else {
+                routed.refused = true;
+            }
         } else {
             let qos = message.qos;
             let item = self.lanes[shard].push_retain(self.me, message, stamp);
-            if self.records && qos > QoS::AtMostOnce {
+            // kept, or refused by a limit: that shard knows
+            if (self.records || self.config.limits.retained()) && qos > QoS::AtMostOnce {
                 routed.owed.push((shard as u8, item));
             }
         }
     }
 
-    fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) {
+    /// False: a limit leaves no room for it.
+    fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) -> bool {
+        let is_limited = self.config.limits.retained();
+        if is_limited && let Err(limit) = self.room_for_retained(&message, stamp) {
+            self.limited(limit, &message.topic);
+            return false;
+        }
         if self.records {
             self.ops.push(Op::Retained(message.clone()));
         }
         self.retained.set(message, stamp);
+        if is_limited {
+            self.share_retained();
+        }
+        true
+    }
+
+    fn room_for_retained(&self, message: &Message, stamp: Stamp) -> Result<(), Limited> {
+        let (messages, bytes) = self.retained.growth(message, stamp);
+        if (messages, bytes) == (0, 0) {
+            return Ok(());
+        }
+        let held = self.admission.shares.retained();
+        let exceeds = |held: u64, more: usize, maximum: u64| {
+            maximum > 0 && more > 0 && held.saturating_add(more as u64) > maximum
+        };
+        let limits = &self.config.limits;
+        if exceeds(held.messages, messages, limits.retained_messages_max) {
+            return Err(Limited::RetainedMessages);
+        }
+        if exceeds(held.bytes, bytes, limits.retained_bytes_max) {
+            return Err(Limited::RetainedBytes);
+        }
+        Ok(())
+    }
+
+    /// Tells the other shards how much is retained here.
+    pub(crate) fn share_retained(&self) {
+        let holds = Retainable {
+            messages: self.retained.len() as u64,
+            bytes: self.retained.bytes() as u64,
+        };
+        let me = usize::from(self.me.0);
+        self.admission.shares.set_retained(me, holds);
     }
 }

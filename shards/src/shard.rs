@@ -133,7 +133,7 @@ pub struct Shard {
     /// (token, who waits), ascending.
     pub(crate) store_waiters: VecDeque<(Token, Waiter)>,
     pub(crate) resolved: Vec<(Waiter, bool)>,
-    /// Per shard: items of its stream that a full queue refused and that are not marked yet, ascending.
+    /// Per shard: items of its stream that a full queue or a limit refused and that are not marked yet, ascending.
     pub(crate) refused: Vec<Vec<u64>>,
     /// Connections with something to read or decode.
     pub(crate) ready: VecDeque<u32>,
@@ -582,7 +582,10 @@ impl Shard {
     }
 
     fn sweep(&mut self) {
-        self.retained.expire_step(SWEEP_ENTRIES, self.now.wall_ms);
+        let expired = self.retained.expire_step(SWEEP_ENTRIES, self.now.wall_ms);
+        if expired > 0 && self.config.limits.retained() {
+            self.share_retained();
+        }
         self.tell_limits();
         self.wheel
             .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);

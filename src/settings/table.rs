@@ -250,10 +250,8 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second, as many at once, beyond which it is not read; 0 = no limit"),
     key("mqtt.limits.subscriptions", COUNT, Is("0"), "subscriptions per client; 0 = no limit"),
     key("mqtt.limits.topic-levels", number(0, 65_535), Is("128"), "levels of a topic; 0 = no limit"),
-    key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit")
-        .unused("this build does not enforce it yet"),
-    key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit"),
+    key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit"),
     key("mqtt.limits.alias-bytes", SIZE, Is("64KiB"), "bytes of topic aliases per connection; 0 = no limit"),
     key("mqtt.limits.memory-max", SIZE, Derived("half of the machine's or the cgroup's memory"),
         "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit")

@@ -16,6 +16,7 @@ fn admission(connections: usize, listeners: &[usize], per_ip: u32, rate: u64) ->
         connects: Rate::per_second(rate),
         connect_due_ns: AtomicU64::new(0),
         lines: Lines::default(),
+        shares: Shares::new(1),
     }
 }
 
