@@ -306,6 +306,7 @@ fn session_limits(settings: &Settings) -> corqtt_session::Limits {
             settings::QueueFull::Disconnect => corqtt_session::QueueFull::Disconnect,
         },
         out_buffer_bytes_max: size(limits.out_buffer_bytes),
+        writes_pending_max: size(capabilities.writes_pending_max.map(u64::from)),
         receive_maximum: capabilities.receive_maximum,
         topic_alias_maximum: capabilities.topic_alias_maximum,
         alias_bytes_max: size(limits.alias_bytes),

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use crate::background::{FanOut, Next};
 use crate::lanes::Waiter;
 use crate::limits::Limited;
-use crate::shard::{EARLY_FLUSH_BYTES, Shard};
+use crate::shard::Shard;
 use crate::shares::Retainable;
 use crate::wires::{Close, NONE, Why};
 
@@ -283,7 +283,7 @@ impl Shard {
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
-                if self.wires.output_len(connection) >= EARLY_FLUSH_BYTES {
+                if self.wires.is_early(connection, self.config.session.writes_pending_max) {
                     self.flush(connection);
                 }
             }

@@ -46,8 +46,6 @@ const EVENTS_MAX: usize = 512;
 const FAN_OUTS_MAX: usize = 16;
 /// Connections closed at once; at some five microseconds each this is below two milliseconds.
 const CLOSES_MAX: usize = 256;
-/// Output beyond this is offered to the kernel at once instead of at the end of the turn (bytes).
-pub(crate) const EARLY_FLUSH_BYTES: usize = 128 * 1024;
 /// How long a listener rests when the process has no file descriptor left (ms).
 const ACCEPT_PAUSE_MS: u64 = 100;
 

@@ -24,6 +24,9 @@ const POOLED_MAX: usize = 1024;
 /// Memory that a pooled buffer keeps, bytes.
 const POOLED_BYTES_MAX: usize = 16 * 1024;
 
+/// Output from this on is offered to the kernel at once instead of at the end of the turn (bytes).
+const EARLY_FLUSH_BYTES: usize = 128 * 1024;
+
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -221,6 +224,14 @@ impl Wires {
             .out
             .as_ref()
             .map_or(0, |out| out.len())
+    }
+
+    /// So much waits that it is offered to the kernel at once: what is shed must be what the socket would not take.
+    #[inline]
+    pub(crate) fn is_early(&self, slot: u32, messages_max: usize) -> bool {
+        self.slots[slot as usize].out.as_ref().is_some_and(|out| {
+            out.len() >= EARLY_FLUSH_BYTES || out.messages() >= messages_max
+        })
     }
 
     fn give_back(&mut self, mut out: Box<Output>) {

@@ -273,8 +273,7 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.options.capabilities.maximum-session-expiry-interval", seconds(0, u32::MAX as u64), Is("4294967295"),
         "longest time that a session outlives its connection; 4294967295 = for ever"),
     key("mqtt.options.capabilities.maximum-client-writes-pending", number(0, u32::MAX as u64), Is("8192"),
-        "messages waiting to be written per connection; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+        "messages waiting to be written per connection, beyond which QoS 0 is shed; 0 = no limit"),
     key("mqtt.options.capabilities.maximum-packet-size", bytes(0, 268_435_460), Is("1MiB"),
         "largest packet accepted; 0 = the protocol's limit of 268435460"),
     key("mqtt.options.capabilities.receive-maximum", number(1, 65_535), Is("1024"),

@@ -23,6 +23,8 @@ pub enum DropReason {
     TooLarge,
     /// QoS 0 while the client reads too slowly.
     OutBuffer,
+    /// QoS 0 while as many messages wait to be written as may.
+    WritesPending,
     /// QoS 0 for a client that is not connected.
     Offline,
     /// The session's queue was full: the oldest one went.
@@ -43,10 +45,11 @@ pub struct Drops([u64; Self::REASONS.len()]);
 
 impl Drops {
     /// All reasons with their names in metrics.
-    pub const REASONS: [(DropReason, &'static str); 9] = [
+    pub const REASONS: [(DropReason, &'static str); 10] = [
         (DropReason::Expired, "expired"),
         (DropReason::TooLarge, "too-large"),
         (DropReason::OutBuffer, "out-buffer"),
+        (DropReason::WritesPending, "writes-pending"),
         (DropReason::Offline, "offline"),
         (DropReason::QueueFullOldest, "queue-full-oldest"),
         (DropReason::QueueFullNew, "queue-full-new"),
@@ -348,9 +351,9 @@ impl Session {
                 drops.count(DropReason::Offline);
                 return Delivered::Dropped(DropReason::Offline);
             };
-            if out.len() > limits.out_buffer_bytes_max {
-                drops.count(DropReason::OutBuffer);
-                return Delivered::Dropped(DropReason::OutBuffer);
+            if let Some(reason) = too_slow(out, limits) {
+                drops.count(reason);
+                return Delivered::Dropped(reason);
             }
             return self.send(
                 outgoing,
@@ -368,7 +371,7 @@ impl Session {
             && self.queue.is_empty()
             && self.resend == 0
             && self.may_begin(limits)
-            && out.len() <= limits.out_buffer_bytes_max
+            && too_slow(out, limits).is_none()
         {
             let packet_id = self.free_packet_id();
             let sent = self.send(
@@ -452,6 +455,7 @@ impl Session {
                 outgoing.frame.encode(&message, key, self.version);
             }
             outgoing.frame.copy_to(packet_id, &message, out);
+            out.count_message();
             return Delivered::Sent;
         }
         let mut header = PublishHeader {
@@ -494,6 +498,7 @@ impl Session {
         }
         header.encode(out.bytes_mut());
         out.push_payload(message.payload);
+        out.count_message();
         Delivered::Sent
     }
 
@@ -585,7 +590,7 @@ impl Session {
             return 0;
         }
         for _ in 0..messages_max {
-            if out.len() > limits.out_buffer_bytes_max {
+            if too_slow(out, limits).is_some() {
                 break;
             }
             let sent = if self.resend > 0 {
@@ -800,6 +805,18 @@ impl Session {
             _ => return false,
         }
         self.finish(id)
+    }
+}
+
+/// Why nothing more is written for a client that reads too slowly: so much waits for its socket.
+#[inline]
+fn too_slow(out: &Output, limits: &Limits) -> Option<DropReason> {
+    if out.len() > limits.out_buffer_bytes_max {
+        Some(DropReason::OutBuffer)
+    } else if out.messages() >= limits.writes_pending_max {
+        Some(DropReason::WritesPending)
+    } else {
+        None
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Limits {
     pub queue_full: QueueFull,
     /// Bytes waiting for the socket beyond which QoS 0 is shed and QoS 1 and 2 stay in the queue.
     pub out_buffer_bytes_max: usize,
+    /// Messages waiting for the socket from which on the same happens.
+    pub writes_pending_max: usize,
     /// QoS 1 and 2 messages that a client may have unacknowledged (our Receive Maximum).
     pub receive_maximum: u16,
     /// Topic aliases that a client may set on us.
@@ -87,6 +89,7 @@ impl Default for Limits {
             queue_bytes_max: 64 << 20,
             queue_full: QueueFull::DropOldest,
             out_buffer_bytes_max: 1 << 20,
+            writes_pending_max: 8192,
             receive_maximum: 1024,
             topic_alias_maximum: 65_535,
             alias_bytes_max: 64 << 10,
