@@ -286,6 +286,11 @@ fn limits(from: &LimitSettings, descriptors: u64) -> Limits {
         subscriptions_max: from.subscriptions.map_or(0, size),
         retained_messages_max: from.retained_messages.unwrap_or(0),
         retained_bytes_max: from.retained_bytes.unwrap_or(0),
+        memory_bytes_max: match from.memory_bytes {
+            Limit::Derived => crate::memory::available() / 2,
+            Limit::None => 0,
+            Limit::Max(maximum) => maximum,
+        },
         topic_levels_max: from.topic_levels.map_or(0, usize::from),
     }
 }

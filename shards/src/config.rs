@@ -97,6 +97,8 @@ pub struct Limits {
     pub retained_messages_max: u64,
     /// Bytes of their topics, properties and payloads.
     pub retained_bytes_max: u64,
+    /// Bytes that clients may make the node hold, over all shards.
+    pub memory_bytes_max: u64,
     /// Levels of a topic name or filter.
     pub topic_levels_max: usize,
 }
@@ -112,6 +114,7 @@ impl Default for Limits {
             subscriptions_max: 0,
             retained_messages_max: 0,
             retained_bytes_max: 0,
+            memory_bytes_max: 0,
             topic_levels_max: 128,
         }
     }

@@ -55,7 +55,7 @@ impl Shard {
             self.wires.slots[slot as usize].paused = true;
             return;
         }
-        match std::mem::take(&mut self.wires.slots[slot as usize].carry) {
+        match self.wires.take_carry(slot) {
             Carry::Large {
                 bytes,
                 packet_bytes,
@@ -163,7 +163,7 @@ impl Shard {
         }
         self.scratch = scratch;
         if bytes.len() == packet_bytes {
-            let whole = Bytes::from(bytes);
+            let whole = self.memory.large(bytes);
             self.decode_and_carry(slot, &whole, Some(&whole));
             // unless it moved to another shard
             if self.wires.slots[slot as usize].stage != Stage::Free
@@ -172,11 +172,12 @@ impl Shard {
                 self.make_ready(slot);
             }
         } else {
-            let connection = &mut self.wires.slots[slot as usize];
-            connection.carry = Carry::Large {
+            let carry = Carry::Large {
                 bytes,
                 packet_bytes,
             };
+            self.wires.put_carry(slot, carry);
+            let connection = &mut self.wires.slots[slot as usize];
             if connection.readable && alive {
                 self.make_ready(slot);
             }
@@ -256,8 +257,8 @@ impl Shard {
         };
         let rest = &bytes[used..];
         let known = frame_len(rest).ok().flatten();
+        self.wires.put_carry(slot, Carry::keep(rest, known));
         let connection = &mut self.wires.slots[slot as usize];
-        connection.carry = Carry::keep(rest, known);
         let waits = connection.decoding_waits();
         if (stopped || connection.readable) && !waits {
             self.make_ready(slot);
@@ -369,7 +370,7 @@ impl Shard {
         }
         let was_live = connection.stage == Stage::Live;
         let (session, version, peer) = (connection.session, connection.version, connection.peer);
-        connection.carry = Carry::Empty;
+        drop(self.wires.take_carry(slot));
         if was_live && let Some(events) = &self.events {
             let reason = match (close.reason, close.keep_will) {
                 (Some(reason), _) => reason,
@@ -594,8 +595,7 @@ impl Shard {
         ) else {
             return;
         };
-        let connection = &mut self.wires.slots[slot as usize];
-        connection.carry = Carry::Small(hand_off.bytes);
+        self.wires.put_carry(slot, Carry::Small(hand_off.bytes));
         self.make_ready(slot);
     }
 }

@@ -24,6 +24,7 @@ mod extended;
 mod lanes;
 mod limits;
 mod listener;
+mod memory;
 mod packets;
 mod rate;
 mod retain;

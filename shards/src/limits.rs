@@ -29,6 +29,12 @@ pub enum Limited {
     ConnectRate,
     /// A connection was closed: its CONNECT did not come in time.
     ConnectTimeout,
+    /// The node held as much as it may.
+    MemoryMax,
+    /// A connection was refused because of that.
+    MemoryConnections,
+    /// A connection was closed because of that: it had half sent something large.
+    MemoryReads,
     /// A connection is not read for a moment: its client published too much in this second.
     PublishRate,
     /// A SUBSCRIBE got 0x97 for a filter: the client has too many.
@@ -49,12 +55,15 @@ pub enum Limited {
 
 impl Limited {
     /// All reasons with their names in metrics and in the log; where it is a setting's, that of its key.
-    pub const REASONS: [(Self, &'static str); 13] = [
+    pub const REASONS: [(Self, &'static str); 16] = [
         (Self::Connections, "connections"),
         (Self::ListenerConnections, "max-connections"),
         (Self::ConnectionsPerIp, "connections-per-ip"),
         (Self::ConnectRate, "connect-rate"),
         (Self::ConnectTimeout, "connect-timeout"),
+        (Self::MemoryMax, "memory-max"),
+        (Self::MemoryConnections, "memory-max-connection"),
+        (Self::MemoryReads, "memory-max-read"),
         (Self::PublishRate, "publish-rate"),
         (Self::Subscriptions, "subscriptions"),
         (Self::RetainedMessages, "retained-messages"),

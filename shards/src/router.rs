@@ -81,7 +81,8 @@ impl Shard {
         let mut matches = std::mem::take(&mut self.matches);
         self.topics.matches(message.topic, publisher, &mut matches);
         let copies = matches.hits.len() + matches.groups.len();
-        let shared = self.share_payload(&message, copies);
+        let kept = message.retain || !matches.is_empty();
+        let shared = self.share_payload(&message, kept);
         let message = match &shared {
             Some(bytes) => MessageRef {
                 payload: Payload::shared(bytes),
@@ -107,11 +108,13 @@ impl Shard {
         routed
     }
 
-    /// A large payload that several will get is put into a buffer that can be counted.
-    fn share_payload(&self, message: &MessageRef<'_>, copies: usize) -> Option<bytes::Bytes> {
+    /// A large payload that somebody gets is put into a buffer that can be shared, and whose memory is counted for as
+    /// long as anybody has it.
+    #[inline]
+    fn share_payload(&self, message: &MessageRef<'_>, wanted: bool) -> Option<bytes::Bytes> {
         let payload = message.payload;
-        (payload.shared.is_none() && payload.bytes.len() >= SHARED_PAYLOAD_BYTES_MIN && copies > 1)
-            .then(|| payload.to_bytes())
+        (payload.bytes.len() >= SHARED_PAYLOAD_BYTES_MIN && wanted && payload.shared.is_none())
+            .then(|| self.memory.large(payload.bytes.to_vec()))
     }
 
     /// Groups and other shards.
@@ -275,7 +278,7 @@ impl Shard {
             outgoing,
             grant,
             out,
-            &self.config.session,
+            &self.session_limits,
             &mut self.drops,
             self.now,
         );
@@ -501,7 +504,7 @@ impl Shard {
                 .matches_local(message.topic, publisher, &mut matches);
         }
         let copies = matches.hits.len() + usize::from(!groups.is_empty());
-        let shared = self.share_payload(&message, copies);
+        let shared = self.share_payload(&message, copies > 0);
         let message = match &shared {
             Some(bytes) => MessageRef {
                 payload: Payload::shared(bytes),
@@ -589,7 +592,7 @@ impl Shard {
                 client_id_hash: 0,
                 rng: self.random(),
             };
-            let mut outgoing = Outgoing::kept(&left.message, &mut frame);
+            let mut outgoing = Outgoing::held(&left.message, &mut frame);
             let mut routed = Routed::default();
             let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
             let found =

@@ -2,7 +2,9 @@
 //! A shard and its turn.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use crate::background::FanOut;
 use crate::config::Config;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
 use crate::limits::{LimitCounts, PublishRates};
+use crate::memory::Memory;
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
@@ -123,6 +126,9 @@ pub struct Shard {
     pub(crate) events: Option<Sender<Event>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) publish_rates: PublishRates,
+    pub(crate) memory: Memory,
+    /// As configured, but for what changes.
+    pub(crate) session_limits: corqtt_session::Limits,
     /// Operations of this turn.
     pub(crate) ops: Vec<Op>,
     /// Token of the batch that `ops` will be.
@@ -240,6 +246,8 @@ impl Shard {
             events: ports.events,
             admission: ports.admission,
             publish_rates: PublishRates::new(config.limits.publishes_per_sec),
+            memory: Memory::new(config.limits.memory_bytes_max),
+            session_limits: config.session.clone(),
             ops: Vec::new(),
             next_token: Token(1),
             kept: Token(0),
@@ -381,6 +389,7 @@ impl Shard {
         self.flush_lanes();
         self.flush_dirty();
         self.close_connections();
+        self.watch_memory();
         self.check_drained();
     }
 
@@ -442,8 +451,7 @@ impl Shard {
                     let Some(peer) = peer.and_then(|peer| peer.try_into().ok()) else {
                         continue;
                     };
-                    if let Err(limit) = self.admission.admit(index as u16, Some(peer.ip())) {
-                        self.limited(limit, peer);
+                    if !self.admit(index as u16, Some(peer.ip()), peer) {
                         continue;
                     }
                     let timeout = self.config.limits.connect_timeout;
@@ -475,6 +483,22 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// A connection was accepted: is there room for it? If not it is counted, and closed by dropping it.
+    pub(crate) fn admit(
+        &mut self,
+        listener: u16,
+        address: Option<IpAddr>,
+        peer: impl Display,
+    ) -> bool {
+        let admitted = self
+            .memory_for_connection()
+            .and_then(|()| self.admission.admit(listener, address));
+        if let Err(limit) = admitted {
+            self.limited(limit, peer);
+        }
+        admitted.is_ok()
     }
 
     /// Registers a socket; it belongs to this shard from now on.
@@ -584,6 +608,7 @@ impl Shard {
         if expired > 0 && self.config.limits.retained() {
             self.share_retained();
         }
+        self.judge_memory();
         self.tell_limits();
         self.wheel
             .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);
@@ -684,7 +709,7 @@ impl Shard {
                     }
                 }
             }
-            Flushed::Blocked => {}
+            Flushed::Blocked => self.wires.count_output(slot),
             Flushed::Broken(errno) => {
                 if self.wires.slots[slot as usize].stage == Stage::Lingering {
                     self.forget(slot);
@@ -707,7 +732,7 @@ impl Shard {
             return;
         }
         let out = self.wires.output(slot.connection);
-        let limits = &self.config.session;
+        let limits = &self.session_limits;
         let sent = slot.session.pump(
             out,
             &mut self.frame,

@@ -16,6 +16,7 @@ pub(crate) struct Shares(Box<[Share]>);
 struct Share {
     retained_messages: AtomicU64,
     retained_bytes: AtomicU64,
+    memory_bytes: AtomicU64,
 }
 
 /// Retained messages and their bytes.
@@ -36,13 +37,23 @@ impl Shares {
         share.retained_bytes.store(holds.bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn set_memory(&self, shard: usize, bytes: u64) {
+        self.0[shard].memory_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        self.sum(|share| &share.memory_bytes)
+    }
+
     pub(crate) fn retained(&self) -> Retainable {
-        let sum = |of: fn(&Share) -> &AtomicU64| {
-            self.0.iter().map(|share| of(share).load(Ordering::Relaxed)).sum()
-        };
         Retainable {
-            messages: sum(|share| &share.retained_messages),
-            bytes: sum(|share| &share.retained_bytes),
+            messages: self.sum(|share| &share.retained_messages),
+            bytes: self.sum(|share| &share.retained_bytes),
         }
+    }
+
+    fn sum(&self, of: fn(&Share) -> &AtomicU64) -> u64 {
+        let loads = self.0.iter().map(|share| of(share).load(Ordering::Relaxed));
+        loads.sum()
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shard's table of connections, and the output buffers that busy ones borrow.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -26,6 +27,9 @@ const POOLED_BYTES_MAX: usize = 16 * 1024;
 
 /// Output from this on is offered to the kernel at once instead of at the end of the turn (bytes).
 const EARLY_FLUSH_BYTES: usize = 128 * 1024;
+
+/// A read buffer smaller than this is not worth taking away (bytes).
+const PARTIAL_BYTES_MIN: usize = 1024;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +125,10 @@ pub(crate) struct Wires {
     /// Slots with output that was not offered to the kernel yet.
     pub(crate) dirty: Vec<u32>,
     pub(crate) bytes_sent: u64,
+    /// Bytes of memory in read buffers, and in out-buffers that the kernel did not take at once.
+    pub(crate) held_bytes: usize,
+    /// Read buffers that are worth taking away: (bytes, slot).
+    partial_reads: BTreeSet<(usize, u32)>,
 }
 
 impl Wires {
@@ -174,11 +182,11 @@ impl Wires {
 
     /// Frees a slot; the socket closes. Entries of it in `dirty` and the ready list find a free slot.
     pub(crate) fn remove(&mut self, slot: u32) {
+        drop(self.take_carry(slot));
         let connection = &mut self.slots[slot as usize];
         debug_assert!(connection.stage != Stage::Free);
         connection.stage = Stage::Free;
         connection.fd = None;
-        connection.carry = Carry::Empty;
         connection.pending = None;
         connection.session = NONE;
         if let Some(out) = connection.out.take() {
@@ -234,7 +242,50 @@ impl Wires {
         })
     }
 
+    /// Takes what an earlier read left over.
+    #[inline]
+    pub(crate) fn take_carry(&mut self, slot: u32) -> Carry {
+        let carry = std::mem::take(&mut self.slots[slot as usize].carry);
+        let bytes = carry.memory_bytes();
+        if bytes > 0 {
+            self.held_bytes -= bytes;
+            if bytes >= PARTIAL_BYTES_MIN {
+                self.partial_reads.remove(&(bytes, slot));
+            }
+        }
+        carry
+    }
+
+    /// Keeps what a read left over, in place of nothing.
+    #[inline]
+    pub(crate) fn put_carry(&mut self, slot: u32, carry: Carry) {
+        let bytes = carry.memory_bytes();
+        if bytes > 0 {
+            self.held_bytes += bytes;
+            if bytes >= PARTIAL_BYTES_MIN {
+                self.partial_reads.insert((bytes, slot));
+            }
+        }
+        let connection = &mut self.slots[slot as usize];
+        debug_assert!(connection.carry.is_empty());
+        connection.carry = carry;
+    }
+
+    /// The largest read buffer that was not taken by this before, and its slot.
+    pub(crate) fn largest_partial_read(&mut self) -> Option<(usize, u32)> {
+        self.partial_reads.pop_last()
+    }
+
+    /// The kernel did not take a connection's output: its memory counts.
+    pub(crate) fn count_output(&mut self, slot: u32) {
+        if let Some(out) = &mut self.slots[slot as usize].out {
+            let (now, before) = out.count_memory();
+            self.held_bytes = self.held_bytes + now - before;
+        }
+    }
+
     fn give_back(&mut self, mut out: Box<Output>) {
+        self.held_bytes -= out.uncount_memory();
         if self.pool.len() < POOLED_MAX {
             out.reset(POOLED_BYTES_MAX);
             self.pool.push(out);

@@ -254,8 +254,7 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit"),
     key("mqtt.limits.alias-bytes", SIZE, Is("64KiB"), "bytes of topic aliases per connection; 0 = no limit"),
     key("mqtt.limits.memory-max", SIZE, Derived("half of the machine's or the cgroup's memory"),
-        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit"),
     key("mqtt.limits.store-bytes", SIZE, Is("0"), "bytes in the store; 0 = no limit")
         .unused("this build does not enforce it yet"),
     key("mqtt.limits.drain-timeout", seconds(0, 86_400), Is("30s"), "longest time to say good-bye to clients at SIGTERM"),

@@ -8,6 +8,7 @@ use corqtt_codec::{
 };
 
 use crate::alias::OutboundAliases;
+use crate::held::Held;
 use crate::packet_ids::next_id;
 use crate::{Limits, Now, Output, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Session};
 
@@ -33,6 +34,8 @@ pub enum DropReason {
     QueueFullNew,
     /// The session's queue was full: the new one went and its publisher was told.
     QueueFullRejected,
+    /// The node held as much as it may (memory-max): QoS 0 for a slow reader, or for a queue, which counts as full.
+    MemoryMax,
     /// The session ended with the message in its queue or in flight.
     SessionEnded,
     /// The client answered PUBACK or PUBREC with an error.
@@ -45,7 +48,7 @@ pub struct Drops([u64; Self::REASONS.len()]);
 
 impl Drops {
     /// All reasons with their names in metrics.
-    pub const REASONS: [(DropReason, &'static str); 10] = [
+    pub const REASONS: [(DropReason, &'static str); 11] = [
         (DropReason::Expired, "expired"),
         (DropReason::TooLarge, "too-large"),
         (DropReason::OutBuffer, "out-buffer"),
@@ -54,6 +57,7 @@ impl Drops {
         (DropReason::QueueFullOldest, "queue-full-oldest"),
         (DropReason::QueueFullNew, "queue-full-new"),
         (DropReason::QueueFullRejected, "queue-full-rejected"),
+        (DropReason::MemoryMax, "memory-max"),
         (DropReason::SessionEnded, "session-ended"),
         (DropReason::RefusedByClient, "refused-by-client"),
     ];
@@ -101,6 +105,8 @@ pub struct Grant<'a> {
 pub struct Outgoing<'a> {
     message: MessageRef<'a>,
     kept: Option<Arc<Message>>,
+    /// The same for sessions of this shard.
+    held: Option<Held>,
     /// The last encoded header (and small payload), to be copied and patched for the next client.
     frame: &'a mut Frame,
     /// No other client gets it: encoding it once for all would be one copy too many.
@@ -126,6 +132,7 @@ impl<'a> Outgoing<'a> {
         Self {
             message,
             kept: None,
+            held: None,
             frame,
             single: false,
         }
@@ -139,6 +146,20 @@ impl<'a> Outgoing<'a> {
         Self {
             message: message.as_ref().as_ref(),
             kept: Some(message.clone()),
+            held: None,
+            frame,
+            single: false,
+        }
+    }
+
+    /// Begins with a message that a session held.
+    #[must_use]
+    pub fn held(message: &'a Held, frame: &'a mut Frame) -> Self {
+        frame.key = None;
+        Self {
+            message: message.as_ref(),
+            kept: None,
+            held: Some(message.clone()),
             frame,
             single: false,
         }
@@ -162,9 +183,21 @@ impl<'a> Outgoing<'a> {
     /// The message for keeping; copied at most once however many clients keep it.
     #[inline]
     pub fn keep(&mut self) -> Arc<Message> {
-        self.kept
-            .get_or_insert_with(|| Arc::new(self.message.to_message()))
-            .clone()
+        let copy = || match &self.held {
+            Some(held) => Message::clone(held),
+            None => self.message.to_message(),
+        };
+        self.kept.get_or_insert_with(|| Arc::new(copy())).clone()
+    }
+
+    /// The same for a session.
+    #[inline]
+    pub(crate) fn hold(&mut self) -> Held {
+        let held = || match &self.kept {
+            Some(kept) => Held::shared(kept.clone()),
+            None => Held::new(self.message.to_message()),
+        };
+        self.held.get_or_insert_with(held).clone()
     }
 }
 
@@ -185,7 +218,7 @@ pub enum Delivered {
 #[derive(Debug)]
 pub(crate) struct Flight {
     /// `None` once PUBREC came: only the packet id is left `[MQTT-4.3.3-1]`, or where nobody will need it again.
-    message: Option<Arc<Message>>,
+    message: Option<Held>,
     extra: Extra,
     qos: QoS,
     retain: bool,
@@ -232,7 +265,7 @@ impl Step {
 /// A message that waits in a session's queue.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    message: Arc<Message>,
+    message: Held,
     extra: Extra,
     qos: QoS,
     retain: bool,
@@ -264,7 +297,7 @@ impl Extra {
 #[derive(Debug)]
 pub struct Unsent {
     /// The message.
-    pub message: Arc<Message>,
+    pub message: Held,
     /// The shared subscription that it was chosen for; `None`: it ends with the session.
     pub group: Option<Arc<str>>,
 }
@@ -388,7 +421,7 @@ impl Session {
             if sent == Delivered::Sent {
                 // a clean session never resends: its message needs no keeping
                 let keep = self.is_persistent() || grant.group.is_some();
-                let message = keep.then(|| outgoing.keep());
+                let message = keep.then(|| outgoing.hold());
                 let extra = if keep {
                     Extra::of(&grant)
                 } else {
@@ -511,6 +544,11 @@ impl Session {
         drops: &mut Drops,
     ) -> Delivered {
         let size = outgoing.message.size();
+        if limits.memory_full
+            && let Some(refused) = self.make_room(size, limits, drops)
+        {
+            return refused;
+        }
         let never_fits = limits.queue_bytes_max > 0 && size > limits.queue_bytes_max;
         while self.queue_is_full(size, limits) {
             match limits.queue_full {
@@ -534,7 +572,7 @@ impl Session {
             }
         }
         self.queue_bytes += size;
-        let message = outgoing.keep();
+        let message = outgoing.hold();
         self.queue.push_back(Queued {
             message,
             extra: Extra::of(grant),
@@ -542,6 +580,26 @@ impl Session {
             retain: grant.retain,
         });
         Delivered::Queued
+    }
+
+    /// The node's memory is full, and so is every queue: at most as much comes in as goes.
+    fn make_room(&mut self, size: usize, limits: &Limits, drops: &mut Drops) -> Option<Delivered> {
+        let dropped = match limits.queue_full {
+            QueueFull::DropOldest if self.queue_bytes >= size => {
+                let upto = self.queue_bytes - size;
+                while self.queue_bytes > upto && self.pop_queue().is_some() {
+                    drops.count(DropReason::MemoryMax);
+                }
+                return None;
+            }
+            QueueFull::DropOldest | QueueFull::DropNew => {
+                Delivered::Dropped(DropReason::MemoryMax)
+            }
+            QueueFull::Reject => Delivered::Dropped(DropReason::QueueFullRejected),
+            QueueFull::Disconnect => Delivered::Disconnect,
+        };
+        drops.count(DropReason::MemoryMax);
+        Some(dropped)
     }
 
     fn queue_is_full(&self, size: usize, limits: &Limits) -> bool {
@@ -635,7 +693,7 @@ impl Session {
             qos,
             retain,
         } = queued;
-        let mut outgoing = Outgoing::new(message.as_ref().as_ref(), frame);
+        let mut outgoing = Outgoing::new(message.as_ref(), frame);
         let grant = Grant {
             qos,
             retain,
@@ -710,7 +768,7 @@ impl Session {
         let expiry_secs = message
             .expires_at_ms
             .map(|at| remaining_secs(at, now).unwrap_or(0));
-        let mut outgoing = Outgoing::new(message.as_ref().as_ref(), frame);
+        let mut outgoing = Outgoing::new(message.as_ref(), frame);
         let grant = Grant {
             qos,
             retain,
@@ -808,6 +866,10 @@ impl Session {
     }
 }
 
+/// While memory is full, a client for which more than this waits is slow. What one turn writes is offered to the kernel
+/// before it is so much.
+const SLOW_READER_BYTES: usize = 256 * 1024;
+
 /// Why nothing more is written for a client that reads too slowly: so much waits for its socket.
 #[inline]
 fn too_slow(out: &Output, limits: &Limits) -> Option<DropReason> {
@@ -815,6 +877,8 @@ fn too_slow(out: &Output, limits: &Limits) -> Option<DropReason> {
         Some(DropReason::OutBuffer)
     } else if out.messages() >= limits.writes_pending_max {
         Some(DropReason::WritesPending)
+    } else if limits.memory_full && out.len() > SLOW_READER_BYTES {
+        Some(DropReason::MemoryMax)
     } else {
         None
     }

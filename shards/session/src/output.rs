@@ -25,6 +25,8 @@ pub struct Output {
     large_bytes: usize,
     /// Of application messages in it; after a partial write an estimate from the bytes that are left.
     messages: usize,
+    /// What its owner counted as its memory.
+    counted_bytes: usize,
 }
 
 impl Output {
@@ -172,6 +174,18 @@ impl Output {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
+    }
+
+    /// Bytes of memory that it takes now, without payloads that are shared by counting, and what this said last time.
+    pub fn count_memory(&mut self) -> (usize, usize) {
+        let entries = self.large.capacity() * size_of::<(usize, Bytes)>();
+        let now = self.bytes.capacity() + entries;
+        (now, std::mem::replace(&mut self.counted_bytes, now))
+    }
+
+    /// What [`Output::count_memory`] said last; from now on that is 0.
+    pub fn uncount_memory(&mut self) -> usize {
+        std::mem::take(&mut self.counted_bytes)
     }
 }
 
