@@ -174,7 +174,7 @@ impl Shard {
                     "its will is retained and retain-available is off",
                 );
             }
-            let levels_max = self.config.topic_levels_max;
+            let levels_max = self.config.limits.topic_levels_max;
             if levels_max > 0 && will.topic.level_count() > levels_max {
                 return refused(
                     ReasonCode::TOPIC_NAME_INVALID,

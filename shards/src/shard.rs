@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -448,7 +448,8 @@ impl Shard {
             let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(&listener.fd, flags) {
                 Ok((fd, peer)) => {
-                    let Some(peer) = peer.and_then(|peer| peer.try_into().ok()) else {
+                    let Some(peer): Option<SocketAddr> = peer.and_then(|peer| peer.try_into().ok())
+                    else {
                         continue;
                     };
                     if !self.admit(index as u16, Some(peer.ip()), peer) {
