@@ -17,6 +17,7 @@ use crate::extended::connect_of;
 use crate::lanes::Waiter;
 use crate::limits::Limited;
 use crate::shard::Shard;
+use crate::subscribe::Subscribing;
 use crate::wires::{Close, NONE, Stage, Why};
 
 /// What a connection does once an answer is in.
@@ -31,8 +32,8 @@ pub(crate) enum Pending {
     Open(Box<Terms>),
     /// AUTH of a live connection waits for auth.
     Auth,
-    /// SUBSCRIBE waits for auth.
-    Subscribe { packet: Box<[u8]> },
+    /// SUBSCRIBE or UNSUBSCRIBE waits for auth, or for the next turn.
+    Subscribe(Subscribing),
     /// PUBLISH waits for auth; its alias is resolved already.
     Publish {
         packet: bytes::Bytes,
@@ -60,6 +61,9 @@ struct Refused {
     why: &'static str,
 }
 
+/// What a CONNECT costs, in packets or deliveries.
+const CONNECT_WORK: i64 = 32;
+
 const SHUTTING_DOWN: &str = "the broker is shutting down";
 
 impl Shard {
@@ -81,12 +85,18 @@ impl Shard {
             }
             Err(error) => return self.refuse_malformed(slot, frame, error),
         };
+        self.work -= CONNECT_WORK;
         let connection = &mut self.wires.slots[slot as usize];
         connection.version = connect.version;
         connection.bridge = connect.bridge;
         let assigned = match self.check_connect(&connect) {
             Ok(assigned) => assigned,
-            Err(refused) => return self.refuse(slot, refused.reason, refused.why),
+            Err(refused) => {
+                if refused.reason == ReasonCode::TOPIC_NAME_INVALID {
+                    self.limited_client(Limited::TopicLevels, slot);
+                }
+                return self.refuse(slot, refused.reason, refused.why);
+            }
         };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let owner = self.sessions.hash(client_id) % u64::from(self.config.shards);

@@ -9,6 +9,7 @@ use corqtt_topics::ClientKey;
 use corqtt_transport::{Carry, reserve_for_read};
 use rustix::io::Errno;
 
+use crate::background::Job;
 use crate::lanes::{HandOff, ToShard};
 use crate::limits::Limited;
 use crate::shard::{CARRY_BYTES, READ_BYTES, Shard};
@@ -21,6 +22,15 @@ const LINGER_MS: u64 = 2000;
 const ACKS_WAITING_MAX: usize = 16 * 1024;
 /// Reads in a turn whose bytes are thrown away.
 const DISCARD_READS_MAX: usize = 4;
+
+/// Memberships in shared groups that end with their session at once; of a client with more of them a group may choose
+/// one that is about to go, and the message is lost, counted.
+const MEMBERSHIPS_MAX: usize = 1024;
+/// Subscriptions that end in one turn.
+const SUBSCRIPTIONS_ENDED_MAX: usize = 512;
+/// What the end of a session, and of each of its subscriptions, costs in packets or deliveries.
+const END_WORK: i64 = 16;
+const SUBSCRIPTION_WORK: i64 = 4;
 
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
@@ -483,13 +493,31 @@ impl Shard {
             });
         }
         let unsent = slot.session.into_unsent();
+        self.work -= END_WORK;
+        // no group chooses it any more
         self.topics
-            .remove_client(ClientKey(session), &mut self.changes);
-        self.spread_interest();
-        self.sessions.remove(session);
+            .leave_groups_step(ClientKey(session), MEMBERSHIPS_MAX, &mut self.changes);
+        self.sessions.retire(session);
+        self.end_subscriptions(session);
         self.redispatch(unsent, None);
         if let Some(will) = will {
             self.publish_will(*will);
+        }
+    }
+
+    /// Ends subscriptions of a session that is over, some in each turn.
+    pub(crate) fn end_subscriptions(&mut self, session: u32) {
+        let client = ClientKey(session);
+        let ended = self.topics.subscription_count(client).min(SUBSCRIPTIONS_ENDED_MAX);
+        self.work -= ended as i64 * SUBSCRIPTION_WORK;
+        let done =
+            self.topics
+                .remove_client_step(client, SUBSCRIPTIONS_ENDED_MAX, &mut self.changes);
+        self.spread_interest();
+        if done {
+            self.sessions.release(session);
+        } else {
+            self.jobs.push_back(Job::End(session));
         }
     }
 

@@ -55,15 +55,15 @@ impl Shard {
                 Err(error) => self.malformed(slot, error),
             },
             _ => match decode(frame, version) {
-                Ok(packet) => self.handle_other(slot, packet, &rest[..size]),
+                Ok(packet) => self.handle_other(slot, packet),
                 Err(error) => self.malformed(slot, error),
             },
         }
     }
 
-    fn handle_other(&mut self, slot: u32, packet: Packet<'_>, raw: &[u8]) {
+    fn handle_other(&mut self, slot: u32, packet: Packet<'_>) {
         match packet {
-            Packet::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe, raw),
+            Packet::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(slot, &unsubscribe),
             Packet::PingReq => {
                 // [MQTT-3.12.4-1] [MQTT5-3.12.4-1]
@@ -391,8 +391,8 @@ impl Shard {
                 self.connect_answered(slot, &packet, assigned, answer.verdict)
             }
             Pending::Auth => self.auth_verdict(slot, &answer.verdict),
-            Pending::Subscribe { packet } => {
-                self.subscribe_answered(slot, &packet, &answer.verdict)
+            Pending::Subscribe(under_way) => {
+                self.continue_subscribing(slot, under_way, Some(&answer.verdict))
             }
             Pending::Publish { packet, topic } => {
                 self.publish_answered(slot, &packet, &topic, &answer.verdict)

@@ -8,14 +8,14 @@ use corqtt_port::ConnectionKey;
 use corqtt_port::routes::{Batch, Item, Publish};
 use corqtt_port::store::{Op, Token};
 use corqtt_session::{
-    Delivered, DropReason, Frame, Grant, Outgoing, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Unsent,
+    Delivered, DropReason, Frame, Grant, Leftover, Outgoing, QueueFull, SHARED_PAYLOAD_BYTES_MIN,
     Will,
 };
 use corqtt_topics::{Choice, ClientKey, Hit, Matches, Publisher, ShardId, Stamp};
 use rustix::time::{ClockId, clock_gettime};
 use smallvec::SmallVec;
 
-use crate::background::{FanOut, Next};
+use crate::background::{FanOut, Job, Next};
 use crate::lanes::Waiter;
 use crate::limits::Limited;
 use crate::shard::Shard;
@@ -28,6 +28,9 @@ pub(crate) const FAN_OUT_INLINE: usize = 4096;
 /// Why a client before 5.0 is closed instead of acknowledged.
 pub(crate) const REFUSED: &str =
     "a message that a full queue (queue-full: reject) or a limit on retained messages refused";
+
+/// Messages of a queue that are redispatched, or ended, at once.
+const REDISPATCHED_MAX: usize = 256;
 
 /// Where a message comes from, for going on with its source after a large fan-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,7 +335,7 @@ impl Shard {
             self.lanes[usize::from(*shard)].wait(*item, waiter);
         }
         if routed.stored {
-            self.store_waiters.push_back((self.next_token, waiter));
+            self.store_waiters.push_back((self.last_token(), waiter));
         }
     }
 
@@ -580,9 +583,14 @@ impl Shard {
     }
 
     /// Messages that a member of a shared group leaves over go to another member (section 4.8.2 of 5.0); others end.
-    pub(crate) fn redispatch(&mut self, unsent: Vec<Unsent>, from: Option<ClientKey>) {
+    /// A long queue takes several turns.
+    pub(crate) fn redispatch(&mut self, mut left: Leftover, from: Option<ClientKey>) {
         let mut frame = Frame::default();
-        for left in unsent {
+        for _ in 0..REDISPATCHED_MAX {
+            let Some(left) = left.next() else {
+                return;
+            };
+            self.work -= 1;
             let Some(group) = &left.group else {
                 self.drops.count(DropReason::SessionEnded);
                 continue;
@@ -608,6 +616,9 @@ impl Shard {
             if !found {
                 self.drops.count(DropReason::SessionEnded);
             }
+        }
+        if !left.is_empty() {
+            self.jobs.push_back(Job::Redispatch { left, from });
         }
     }
 

@@ -23,7 +23,7 @@ use rustix::time::{
 };
 
 use crate::admission::Admission;
-use crate::background::FanOut;
+use crate::background::{FanOut, Job};
 use crate::config::Config;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
 use crate::limits::{LimitCounts, PublishRates};
@@ -41,14 +41,16 @@ pub(crate) const CARRY_BYTES: usize = 16 * 1024;
 pub(crate) const WORK_MAX: i64 = 8_000;
 /// Sockets written to in a turn; at one to two microseconds each this is well below a millisecond.
 const FLUSHES_MAX: usize = 512;
-/// Sockets accepted in a turn.
+/// Sockets accepted in a turn; at some ten microseconds each this is below a millisecond.
 const ACCEPTS_MAX: usize = 64;
+/// Timers that fire in a turn even if it has no work left.
+const TIMERS_MIN: usize = 64;
 /// Events taken from the kernel in a turn.
 const EVENTS_MAX: usize = 512;
 /// Large fan-outs under way; above this no more publishes are decoded.
 const FAN_OUTS_MAX: usize = 16;
-/// Connections closed at once; at some five microseconds each this is below two milliseconds.
-const CLOSES_MAX: usize = 256;
+/// What closing a connection costs, in packets or deliveries.
+const CLOSE_WORK: i64 = 48;
 /// How long a listener rests when the process has no file descriptor left (ms).
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -144,6 +146,7 @@ pub struct Shard {
     /// Connections that end with this turn, and why.
     pub(crate) closing: VecDeque<(ConnectionKey, Close)>,
     pub(crate) fan_outs: VecDeque<FanOut>,
+    pub(crate) jobs: VecDeque<Job>,
     /// Connections with subscriptions that still get retained messages, by slot.
     pub(crate) pages: HashMap<u32, Pages>,
     /// Those of them that may go on.
@@ -154,6 +157,8 @@ pub struct Shard {
     pub(crate) runnable_batches: u64,
     /// Work left in this turn.
     pub(crate) work: i64,
+    /// Sockets that this turn may still accept.
+    accepts: usize,
     pub(crate) scratch: Vec<u8>,
     pub(crate) stamp: u64,
     pub(crate) rng: u64,
@@ -257,12 +262,14 @@ impl Shard {
             ready: VecDeque::new(),
             closing: VecDeque::new(),
             fan_outs: VecDeque::new(),
+            jobs: VecDeque::new(),
             pages: HashMap::new(),
             page_ready: Vec::new(),
             paging_number: 0,
             deferred: (0..config.shards).map(|_| VecDeque::new()).collect(),
             runnable_batches: 0,
             work: 0,
+            accepts: 0,
             scratch: vec![0; CARRY_BYTES + READ_BYTES],
             stamp: 0,
             rng: u64::from_ne_bytes(seed) | 1,
@@ -307,6 +314,8 @@ impl Shard {
             || self.runnable_batches != 0
             || !self.wires.dirty.is_empty()
             || !self.fan_outs.is_empty()
+            || !self.jobs.is_empty()
+            || !self.due.is_empty()
             || !self.closing.is_empty()
             || !self.page_ready.is_empty()
             || self.finished
@@ -374,6 +383,7 @@ impl Shard {
         self.inbox.disarm();
         self.now = clocks();
         self.work = WORK_MAX;
+        self.accepts = ACCEPTS_MAX;
         let events = std::mem::take(&mut self.events_buffer);
         for event in &events {
             self.handle_event(event.data.u64(), event.flags);
@@ -382,6 +392,7 @@ impl Shard {
         self.take_messages();
         self.fire_timers();
         self.continue_fan_outs();
+        self.continue_jobs();
         self.serve_ready();
         self.continue_paging();
         self.close_connections();
@@ -443,7 +454,8 @@ impl Shard {
         if self.draining.is_some() {
             return;
         }
-        for _ in 0..ACCEPTS_MAX {
+        while self.accepts > 0 {
+            self.accepts -= 1;
             let listener = &mut self.listeners[index];
             let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(&listener.fd, flags) {
@@ -506,7 +518,7 @@ impl Shard {
     pub(crate) fn adopt(
         &mut self,
         fd: OwnedFd,
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
         listener: u16,
         deadline_ms: u64,
     ) -> Option<u32> {
@@ -573,9 +585,16 @@ impl Shard {
 
     fn fire_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
+        // behind those that an earlier turn left
         self.wheel.advance(self.now.mono_ms, &mut due);
-        for timer in due.drain(..) {
-            match timer {
+        let mut fired = 0;
+        for timer in &due {
+            if self.work <= 0 && fired >= TIMERS_MIN {
+                break;
+            }
+            fired += 1;
+            self.work -= 1;
+            match *timer {
                 Timer::Connection(slot) => self.connection_timer(slot),
                 Timer::Session(slot) => self.session_timer(slot),
                 Timer::Accept => self.resume_listeners(),
@@ -583,6 +602,7 @@ impl Shard {
                 Timer::Sweep => self.sweep(),
             }
         }
+        due.drain(..fired);
         self.due = due;
     }
 
@@ -747,10 +767,13 @@ impl Shard {
     }
 
     pub(crate) fn close_connections(&mut self) {
-        for _ in 0..CLOSES_MAX {
+        let mut closed = 0;
+        while self.work > 0 || closed == 0 {
             let Some((key, close)) = self.closing.pop_front() else {
                 return;
             };
+            closed += 1;
+            self.work -= CLOSE_WORK;
             if let Some(slot) = self.wires.find(key)
                 && self.wires.slots[slot as usize].closing
             {
@@ -771,11 +794,14 @@ impl Shard {
 
     /// Ends a connection now; the reason of an end that is due already counts.
     pub(crate) fn close_now(&mut self, slot: u32, close: Close) {
-        let key = self.wires.key(slot);
-        let due = self.closing.iter().position(|(due, _)| *due == key);
-        let close = due
-            .and_then(|at| self.closing.remove(at))
-            .map_or(close, |(_, due)| due);
+        let close = if self.wires.slots[slot as usize].closing {
+            let key = self.wires.key(slot);
+            let due = self.closing.iter().position(|(due, _)| *due == key);
+            due.and_then(|at| self.closing.remove(at))
+                .map_or(close, |(_, due)| due)
+        } else {
+            close
+        };
         self.close(slot, &close);
     }
 
@@ -784,15 +810,7 @@ impl Shard {
         match step {
             DrainStep::Wills => {
                 self.listeners.clear();
-                for session in 0..self.sessions.slots.len() as u32 {
-                    let slot = &mut self.sessions.slots[session as usize];
-                    // a will that waits for its delay cannot outlive the process either
-                    if slot.used
-                        && let Some(will) = slot.session.take_will()
-                    {
-                        self.publish_will(*will);
-                    }
-                }
+                self.publish_wills(0);
                 self.drain_reply = Some(reply);
             }
             // as soon as nothing is on its way any more
@@ -803,6 +821,7 @@ impl Shard {
     /// Work that was begun, and that clients are to get before they are told goodbye.
     fn delivers(&self) -> bool {
         !self.fan_outs.is_empty()
+            || !self.jobs.is_empty()
             || !self.messages.is_empty()
             || self.deferred.iter().any(|batches| !batches.is_empty())
     }

@@ -327,14 +327,13 @@ impl Flight {
 }
 
 impl Queued {
-    pub(crate) fn into_unsent(self) -> Option<Unsent> {
-        Some(Unsent {
+    pub(crate) fn into_unsent(self) -> Unsent {
+        Unsent {
             message: self.message,
             group: self.extra.group,
-        })
+        }
     }
 
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn message(&self) -> &Message {
         &self.message
     }
@@ -543,6 +542,10 @@ impl Session {
         limits: &Limits,
         drops: &mut Drops,
     ) -> Delivered {
+        if self.over {
+            drops.count(DropReason::SessionEnded);
+            return Delivered::Dropped(DropReason::SessionEnded);
+        }
         let size = outgoing.message.size();
         if limits.memory_full
             && let Some(refused) = self.make_room(size, limits, drops)

@@ -34,7 +34,7 @@ pub use deliver::{Delivered, DropReason, Drops, Frame, Grant, Outgoing, Unsent};
 pub use held::{Held, held_bytes};
 pub use inbound::{AckKey, AckRing, Inbound, PublishTopic, Violation};
 pub use output::{Output, SHARED_PAYLOAD_BYTES_MIN};
-pub use session::{Closed, Deadline, Opening, Session};
+pub use session::{Closed, Deadline, Leftover, Opening, Session};
 pub use will::Will;
 
 /// The two clocks, read once per turn by the shard.

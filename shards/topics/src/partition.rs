@@ -351,6 +351,32 @@ impl Partition {
         done
     }
 
+    /// Takes a client out of at most `work_max` shared groups, so that none of them chooses it any more; whether it is
+    /// in none now.
+    pub fn leave_groups_step(
+        &mut self,
+        client: ClientKey,
+        work_max: usize,
+        changes: &mut Vec<Interest>,
+    ) -> bool {
+        let Some(state) = self.clients.get(client.0 as usize) else {
+            return true;
+        };
+        let mut left = work_max;
+        // from the end: what takes the place of one that goes was looked at
+        for slot in (0..state.slots.len()).rev() {
+            let state = &self.clients[client.0 as usize];
+            if left == 0 || state.memberships == 0 {
+                break;
+            }
+            if matches!(state.slots[slot].target.kind(), Kind::Group(_)) {
+                self.end(client, slot as u32, changes);
+                left -= 1;
+            }
+        }
+        self.clients[client.0 as usize].memberships == 0
+    }
+
     /// A client's subscriptions with their whole filters, in no order.
     pub fn subscriptions(&self, client: ClientKey) -> impl Iterator<Item = (&str, Subscription)> {
         let slots = self
