@@ -117,7 +117,8 @@ impl Shard {
             if slot.used
                 && let Some(will) = slot.session.take_will()
             {
-                self.publish_will(*will);
+                let testator = self.testator(session);
+                self.send_will(*will, testator);
             }
         }
         if (end as usize) < self.sessions.slots.len() {

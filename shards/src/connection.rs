@@ -462,9 +462,11 @@ impl Shard {
             return;
         }
         let closed = slot.session.close(keep_will, self.now);
+        let testator = self.testator(session);
         if closed.ended {
             self.end_session(session);
         } else {
+            let slot = &self.sessions.slots[session as usize];
             let persistent = slot.session.is_persistent();
             if let Some(deadline) = slot.session.poll_deadline() {
                 self.session_deadline(session, deadline.at_ms());
@@ -479,7 +481,7 @@ impl Shard {
             }
         }
         if let Some(will) = closed.will {
-            self.publish_will(*will);
+            self.send_will(*will, testator);
         }
     }
 
@@ -487,6 +489,8 @@ impl Shard {
     pub(crate) fn end_session(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
         let will = slot.session.take_will();
+        let testator = self.testator(session);
+        let slot = &mut self.sessions.slots[session as usize];
         if self.records && slot.session.is_persistent() {
             self.ops.push(corqtt_port::store::Op::SessionEnded {
                 client_id: slot.session.client_id().into(),
@@ -501,7 +505,7 @@ impl Shard {
         self.end_subscriptions(session);
         self.redispatch(unsent, None);
         if let Some(will) = will {
-            self.publish_will(*will);
+            self.send_will(*will, testator);
         }
     }
 
@@ -590,7 +594,8 @@ impl Shard {
                     if let Some(next) = slot.session.poll_deadline() {
                         self.session_deadline(session, next.at_ms());
                     }
-                    self.publish_will(*will);
+                    let testator = self.testator(session);
+                    self.send_will(*will, testator);
                 }
             }
         }

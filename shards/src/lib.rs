@@ -34,6 +34,7 @@ mod shard;
 mod shares;
 mod subscribe;
 mod wheel;
+mod wills;
 mod wires;
 
 pub use admission::Admission;

@@ -18,6 +18,7 @@ use crate::lanes::Waiter;
 use crate::limits::Limited;
 use crate::router::{REFUSED, Routed, Source};
 use crate::shard::Shard;
+use crate::wills::Wills;
 use crate::wires::{Close, Stage, Why};
 
 const PUBLISH: u8 = 3;
@@ -375,6 +376,9 @@ impl Shard {
 
     /// Auth answered late: the connection goes on where it stopped.
     pub(crate) fn handle_verdict(&mut self, answer: Answer) {
+        if Wills::is_key(answer.connection) {
+            return self.will_answered(&answer);
+        }
         let Some(slot) = self.wires.find(answer.connection) else {
             return;
         };

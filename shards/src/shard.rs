@@ -31,6 +31,7 @@ use crate::memory::Memory;
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
+use crate::wills::Wills;
 use crate::wires::{Close, Flushed, NONE, Stage, Why, Wires};
 
 /// Bytes of one read, behind the room for what an earlier read left over.
@@ -147,6 +148,7 @@ pub struct Shard {
     pub(crate) closing: VecDeque<(ConnectionKey, Close)>,
     pub(crate) fan_outs: VecDeque<FanOut>,
     pub(crate) jobs: VecDeque<Job>,
+    pub(crate) wills: Wills,
     /// Connections with subscriptions that still get retained messages, by slot.
     pub(crate) pages: HashMap<u32, Pages>,
     /// Those of them that may go on.
@@ -263,6 +265,7 @@ impl Shard {
             closing: VecDeque::new(),
             fan_outs: VecDeque::new(),
             jobs: VecDeque::new(),
+            wills: Wills::default(),
             pages: HashMap::new(),
             page_ready: Vec::new(),
             paging_number: 0,
@@ -822,6 +825,7 @@ impl Shard {
     fn delivers(&self) -> bool {
         !self.fan_outs.is_empty()
             || !self.jobs.is_empty()
+            || !self.wills.is_empty()
             || !self.messages.is_empty()
             || self.deferred.iter().any(|batches| !batches.is_empty())
     }
