@@ -4,6 +4,7 @@
 pub mod args;
 pub mod check;
 pub mod logging;
+mod memory;
 pub mod process;
 pub mod settings;
 pub mod tls;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,14 +11,16 @@ use corqtt_port::auth::{Anonymous, Auth};
 use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Memory, Store};
 use corqtt_shards::{
-    Bound, Capabilities, Certificates, Compatibilities, Config, DrainStep, Driven, Listener,
-    Network, Ports, Runtime, ToShard, bind, bind_unix, glommio_available, start,
+    Admission, Bound, Capabilities, Certificates, Compatibilities, Config, DrainStep, Driven,
+    Limits, Listener, Network, Ports, Runtime, ToShard, bind, bind_unix, glommio_available, start,
 };
 use corqtt_topics::{ShardId, Strategy};
 use corqtt_transport::websocket::Origins;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::settings::{self, Limit, ListenerSettings, ListenerSocket, Settings, TlsSettings};
+use crate::settings::{
+    self, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
+};
 use crate::tls;
 
 /// File descriptors that are not for connections.
@@ -72,7 +73,7 @@ impl Broker {
             inboxes.push(sender);
             receivers.push(receiver);
         }
-        let connections = Arc::new(AtomicUsize::new(0));
+        let admission = Arc::new(Admission::new(&config));
         let mut shards = Vec::new();
         for (number, inbox) in (0..config.shards).zip(receivers) {
             let (auth, store, marks) = edges.ports(number, &inboxes);
@@ -84,7 +85,7 @@ impl Broker {
                 inbox,
                 shards: shards_of,
                 marks,
-                connections: connections.clone(),
+                admission: admission.clone(),
             };
             shards.push(start(ShardId(number), &config, ports)?);
         }
@@ -230,7 +231,7 @@ fn listen(
             proxies: proxies.clone(),
             certificates: shown.clone(),
             origins: is_websocket.then(|| Arc::new(origins)),
-            connections_max: listener.connections_max,
+            connections_max: listener.connections_max.map_or(0, size),
         })
     });
     listeners.collect()
@@ -243,12 +244,6 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
     for listener in &settings.listeners {
         listeners.extend(listen(listener, certificates)?);
     }
-    let limits = &settings.limits;
-    let connections_max = match limits.connections {
-        Limit::Derived => descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1),
-        Limit::None => u64::MAX,
-        Limit::Max(maximum) => maximum,
-    };
     let mut seed = [0u8; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .context("no random numbers")?;
@@ -262,10 +257,7 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
             obscure_not_authorized: settings.compatibilities.obscure_not_authorized,
         },
         session: session_limits(settings),
-        topic_levels_max: limits.topic_levels.map_or(0, usize::from),
-        subscriptions_max: limits.subscriptions.map_or(0, |maximum| maximum as usize),
-        connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
-        connect_timeout: limits.connect_timeout,
+        limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
         hash_seed: u64::from_ne_bytes(seed),
     })
@@ -359,13 +351,39 @@ fn capabilities(from: &settings::Capabilities) -> Capabilities {
     }
 }
 
+/// A limit that this machine cannot count to is none.
+fn size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn limits(from: &LimitSettings, descriptors: u64) -> Limits {
+    let connections_max = match from.connections {
+        Limit::Derived => size(descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1)),
+        Limit::None => 0,
+        Limit::Max(maximum) => size(maximum),
+    };
+    let per_ip = from.connections_per_ip.unwrap_or(0);
+    Limits {
+        connections_max,
+        connections_per_ip_max: u32::try_from(per_ip).unwrap_or(u32::MAX),
+        connects_per_sec: from.connects_per_sec.unwrap_or(0),
+        connect_timeout: from.connect_timeout,
+        publishes_per_sec: from.publishes_per_sec.unwrap_or(0),
+        subscriptions_max: from.subscriptions.map_or(0, size),
+        retained_messages_max: from.retained_messages.unwrap_or(0),
+        retained_bytes_max: from.retained_bytes.unwrap_or(0),
+        memory_bytes_max: match from.memory_bytes {
+            Limit::Derived => crate::memory::available() / 2,
+            Limit::None => 0,
+            Limit::Max(maximum) => maximum,
+        },
+        topic_levels_max: from.topic_levels.map_or(0, usize::from),
+    }
+}
+
 fn session_limits(settings: &Settings) -> corqtt_session::Limits {
     let (limits, capabilities) = (&settings.limits, &settings.capabilities);
-    let size = |limit: Option<u64>| {
-        limit.map_or(usize::MAX, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        })
-    };
+    let size = |limit: Option<u64>| limit.map_or(usize::MAX, size);
     corqtt_session::Limits {
         inflight_max: capabilities.inflight_max,
         queue_messages_max: limits
@@ -379,6 +397,7 @@ fn session_limits(settings: &Settings) -> corqtt_session::Limits {
             settings::QueueFull::Disconnect => corqtt_session::QueueFull::Disconnect,
         },
         out_buffer_bytes_max: size(limits.out_buffer_bytes),
+        writes_pending_max: size(capabilities.writes_pending_max.map(u64::from)),
         receive_maximum: capabilities.receive_maximum,
         topic_alias_maximum: capabilities.topic_alias_maximum,
         alias_bytes_max: size(limits.alias_bytes),

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Work that goes on over several turns: large fan-outs, and what operators ask.
+//! Work that goes on over several turns: large fan-outs, jobs, and what operators ask.
 
 use std::sync::Arc;
 
 use corqtt_codec::{Message, QoS, ReasonCode};
+use corqtt_port::ConnectionKey;
 use corqtt_port::admin::{Answer, Ask, Client, Numbers, Query, Reply};
-use corqtt_session::{Frame, Grant, Outgoing};
+use corqtt_session::{Frame, Grant, Leftover, Outgoing};
 use corqtt_topics::{ClientKey, ShardId};
 
+use crate::connect::Pending;
 use crate::lanes::Waiter;
 use crate::router::{FAN_OUT_INLINE, Routed, Source};
 use crate::shard::Shard;
-use crate::wires::{Close, NONE, Why};
+use crate::wires::{Close, NONE, Stage, Why};
 
 /// A message that still goes to many local subscribers. Its source waits, so nothing overtakes it.
 #[derive(Debug)]
@@ -45,7 +47,89 @@ pub(crate) enum Next {
     Nothing,
 }
 
+/// Something that takes several turns. Each of its steps is some 100 to 200 microseconds at most.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// A long SUBSCRIBE or UNSUBSCRIBE; its connection is not decoded meanwhile.
+    Subscribe(ConnectionKey),
+    /// Subscriptions of a session that is over; its slot is not used again before.
+    End(u32),
+    /// Messages that a session left over.
+    Redispatch {
+        left: Leftover,
+        from: Option<ClientKey>,
+    },
+    /// Wills of the sessions from this slot on, while the broker goes down.
+    Wills(u32),
+}
+
+/// Work that a turn spends on jobs: about 200 microseconds.
+const JOBS_WORK: i64 = 2_000;
+/// Sessions looked at for wills in one step.
+const WILLS_LOOKED_AT: u32 = 1024;
+
 impl Shard {
+    /// Goes on with jobs, a step each, as long as the turn has work for them; with one in any case.
+    pub(crate) fn continue_jobs(&mut self) {
+        let end = self.work - JOBS_WORK;
+        for _ in 0..self.jobs.len() {
+            let Some(job) = self.jobs.pop_front() else {
+                return;
+            };
+            match job {
+                Job::Subscribe(key) => self.continue_subscribe_job(key),
+                Job::End(session) => self.end_subscriptions(session),
+                Job::Redispatch { left, from } => self.redispatch(left, from),
+                Job::Wills(from) => self.publish_wills(from),
+            }
+            if self.work <= end {
+                return;
+            }
+        }
+    }
+
+    fn continue_subscribe_job(&mut self, key: ConnectionKey) {
+        let Some(slot) = self.wires.find(key) else {
+            return;
+        };
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.stage != Stage::Live || connection.closing {
+            return;
+        }
+        match connection.pending.take().map(|pending| *pending) {
+            Some(Pending::Subscribe(under_way)) => {
+                connection.asking = false;
+                self.continue_subscribing(slot, under_way, None);
+                self.make_ready(slot);
+            }
+            other => connection.pending = other.map(Box::new),
+        }
+    }
+
+    /// Publishes wills of all sessions. A will that waits for its delay cannot outlive the process either.
+    pub(crate) fn publish_wills(&mut self, from: u32) {
+        let end = self
+            .sessions
+            .slots
+            .len()
+            .min((from + WILLS_LOOKED_AT) as usize) as u32;
+        for session in from..end {
+            if self.work <= 0 && session > from {
+                return self.jobs.push_back(Job::Wills(session));
+            }
+            let slot = &mut self.sessions.slots[session as usize];
+            if slot.used
+                && let Some(will) = slot.session.take_will()
+            {
+                let testator = self.testator(session);
+                self.send_will(*will, testator);
+            }
+        }
+        if (end as usize) < self.sessions.slots.len() {
+            self.jobs.push_back(Job::Wills(end));
+        }
+    }
+
     /// Goes on with the oldest large fan-out.
     pub(crate) fn continue_fan_outs(&mut self) {
         let Some(mut job) = self.fan_outs.pop_front() else {
@@ -176,6 +260,7 @@ impl Shard {
             messages_received: self.counters.messages_received,
             messages_sent: self.counters.messages_sent,
             dropped,
+            limited: self.counters.limited.all().collect(),
             clients_connected: connected as u64,
             clients_total: self.sessions.count() as u64,
             subscriptions: self.topics.len() as u64,

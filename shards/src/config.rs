@@ -35,8 +35,8 @@ pub struct Listener {
     pub certificates: Option<Arc<Certificates>>,
     /// Where clients speak WebSocket: who may.
     pub origins: Option<Arc<Origins>>,
-    /// Connections of this listener at once; `None`: no limit of its own.
-    pub connections_max: Option<u64>,
+    /// Connections at once over all shards and all listeners of this name; 0: no limit of its own.
+    pub connections_max: usize,
 }
 
 impl Listener {
@@ -49,7 +49,7 @@ impl Listener {
             proxies: Vec::new(),
             certificates: None,
             origins: None,
-            connections_max: None,
+            connections_max: 0,
         }
     }
 
@@ -165,6 +165,54 @@ pub struct Compatibilities {
     pub obscure_not_authorized: bool,
 }
 
+/// Bounds of the node and of its connections; 0 is no limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once over all shards.
+    pub connections_max: usize,
+    /// Of them from one address.
+    pub connections_per_ip_max: u32,
+    /// CONNECT packets per second over all shards, with a burst of one second's worth.
+    pub connects_per_sec: u64,
+    /// Time from accept to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// PUBLISH packets per client and second, with a burst of one second's worth.
+    pub publishes_per_sec: u64,
+    /// Subscriptions of a client.
+    pub subscriptions_max: usize,
+    /// Retained messages over all shards.
+    pub retained_messages_max: u64,
+    /// Bytes of their topics, properties and payloads.
+    pub retained_bytes_max: u64,
+    /// Bytes that clients may make the node hold, over all shards.
+    pub memory_bytes_max: u64,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 0,
+            connections_per_ip_max: 0,
+            connects_per_sec: 0,
+            connect_timeout: Duration::from_secs(10),
+            publishes_per_sec: 0,
+            subscriptions_max: 0,
+            retained_messages_max: 0,
+            retained_bytes_max: 0,
+            memory_bytes_max: 0,
+            topic_levels_max: 128,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) const fn retained(&self) -> bool {
+        self.retained_messages_max > 0 || self.retained_bytes_max > 0
+    }
+}
+
 /// Everything a shard needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -182,14 +230,8 @@ pub struct Config {
     pub compatibilities: Compatibilities,
     /// Bounds of each session.
     pub session: corqtt_session::Limits,
-    /// Levels of a topic name or filter; 0: no limit.
-    pub topic_levels_max: usize,
-    /// Subscriptions of a client; 0: no limit.
-    pub subscriptions_max: usize,
-    /// Connections at once over all shards.
-    pub connections_max: usize,
-    /// Time from accept to a whole CONNECT.
-    pub connect_timeout: Duration,
+    /// Bounds of the node and of its connections.
+    pub limits: Limits,
     /// How shared groups choose.
     pub strategy: Strategy,
     /// Same for all shards, drawn at start: client ids cannot be aimed at a shard.

@@ -15,7 +15,9 @@ use corqtt_session::{Opening, Session, Will};
 use crate::connection::keep_alive_ms;
 use crate::extended::{Method, connect_of};
 use crate::lanes::Waiter;
+use crate::limits::Limited;
 use crate::shard::Shard;
+use crate::subscribe::Subscribing;
 use crate::wires::{Close, NONE, Stage, Why};
 
 /// What a connection does once an answer is in.
@@ -30,8 +32,8 @@ pub(crate) enum Pending {
     Open(Box<Terms>),
     /// AUTH of a live connection waits for auth.
     Auth,
-    /// SUBSCRIBE waits for auth.
-    Subscribe { packet: Box<[u8]> },
+    /// SUBSCRIBE or UNSUBSCRIBE waits for auth, or for the next turn.
+    Subscribe(Subscribing),
     /// PUBLISH waits for auth; its alias is resolved already.
     Publish {
         packet: bytes::Bytes,
@@ -59,6 +61,9 @@ struct Refused {
     why: &'static str,
 }
 
+/// What a CONNECT costs, in packets or deliveries.
+const CONNECT_WORK: i64 = 32;
+
 const SHUTTING_DOWN: &str = "the broker is shutting down";
 
 impl Shard {
@@ -80,17 +85,29 @@ impl Shard {
             }
             Err(error) => return self.refuse_malformed(slot, frame, error),
         };
+        self.work -= CONNECT_WORK;
         let connection = &mut self.wires.slots[slot as usize];
         connection.version = connect.version;
         connection.bridge = connect.bridge;
         let assigned = match self.check_connect(&connect) {
             Ok(assigned) => assigned,
-            Err(refused) => return self.refuse(slot, refused.reason, refused.why),
+            Err(refused) => {
+                if refused.reason == ReasonCode::TOPIC_NAME_INVALID {
+                    self.limited_client(Limited::TopicLevels, slot);
+                }
+                return self.refuse(slot, refused.reason, refused.why);
+            }
         };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let owner = self.sessions.hash(client_id) % u64::from(self.config.shards);
         if owner != u64::from(self.me.0) {
             return self.hand_over_socket(slot, owner, rest);
+        }
+        if let Err(limit) = self.memory_for_client() {
+            return self.refuse_limited(slot, limit, ReasonCode::QUOTA_EXCEEDED);
+        }
+        if let Err(limit) = self.admission.connect(self.now.mono_ms) {
+            return self.refuse_limited(slot, limit, ReasonCode::CONNECTION_RATE_EXCEEDED);
         }
         let Some(question) = self.connect_question(slot, &connect, client_id) else {
             return self.open_session(slot, &connect, assigned, None);
@@ -167,7 +184,7 @@ impl Shard {
                     "its will is retained and retain-available is off",
                 );
             }
-            let levels_max = self.config.topic_levels_max;
+            let levels_max = self.config.limits.topic_levels_max;
             if levels_max > 0 && will.topic.level_count() > levels_max {
                 return refused(
                     ReasonCode::TOPIC_NAME_INVALID,
@@ -320,6 +337,16 @@ impl Shard {
 
     /// CONNACK with an error, then the connection closes `[MQTT-3.2.2-5] [MQTT5-3.2.2-7]`.
     pub(crate) fn refuse(&mut self, slot: u32, reason: ReasonCode, why: &'static str) {
+        self.refuse_why(slot, reason, Why::Broker(why));
+    }
+
+    /// As [`Shard::refuse`], by a limit.
+    fn refuse_limited(&mut self, slot: u32, limit: Limited, reason: ReasonCode) {
+        self.limited_client(limit, slot);
+        self.refuse_why(slot, reason, Why::Limit(limit));
+    }
+
+    fn refuse_why(&mut self, slot: u32, reason: ReasonCode, why: Why) {
         let version = self.wires.slots[slot as usize].version;
         // [MQTT-3.2.2-6] no return code says what is wrong with a will
         let unspeakable = !version.is_v5()
@@ -343,7 +370,7 @@ impl Shard {
             slot,
             Close {
                 reason: None,
-                why: Why::Broker(why),
+                why,
                 keep_will: true,
             },
         );
@@ -402,7 +429,12 @@ impl Shard {
         let session_present = existing.is_some();
         let session = match existing {
             Some(session) => session,
-            None => self.sessions.add(Session::new(client_id, connect.username)),
+            None => {
+                let session = Session::new(client_id, connect.username);
+                let session = self.sessions.add(session);
+                self.publish_rates.forget(session);
+                session
+            }
         };
         self.sessions.slots[session as usize].connection = slot;
         let connection = &mut self.wires.slots[slot as usize];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection from its first byte to its end: reading, decoding, deadlines, closing, moving to another shard.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,8 +12,10 @@ use corqtt_topics::ClientKey;
 use corqtt_transport::{Carry, reserve_for_read};
 use rustix::io::Errno;
 
+use crate::background::Job;
 use crate::lanes::{HandOff, ToShard};
 use crate::layers::LayerScratch;
+use crate::limits::Limited;
 use crate::listener::Peer;
 use crate::shard::{CARRY_BYTES, READ_BYTES, Shard};
 use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
@@ -25,7 +28,17 @@ const ACKS_WAITING_MAX: usize = 16 * 1024;
 /// Reads in a turn whose bytes are thrown away.
 const DISCARD_READS_MAX: usize = 4;
 
+/// Memberships in shared groups that end with their session at once; of a client with more of them a group may choose
+/// one that is about to go, and the message is lost, counted.
+const MEMBERSHIPS_MAX: usize = 1024;
+/// Subscriptions that end in one turn.
+const SUBSCRIPTIONS_ENDED_MAX: usize = 512;
+/// What the end of a session, and of each of its subscriptions, costs in packets or deliveries.
+const END_WORK: i64 = 16;
+const SUBSCRIPTION_WORK: i64 = 4;
+
 const CONNECT: u8 = 1;
+const PUBLISH: u8 = 3;
 
 /// Acknowledgements in one read up to which a client is taken to send one message at a time; TCP acknowledges its
 /// segment at once then.
@@ -50,14 +63,14 @@ impl Shard {
             Stage::Lingering => return self.discard(slot),
             Stage::Opening | Stage::Connecting | Stage::Live => {}
         }
-        if connection.closing || connection.asking || connection.fanning_out {
+        if connection.closing || connection.decoding_waits() {
             return;
         }
         if self.owes_too_much(slot) {
             self.wires.slots[slot as usize].paused = true;
             return;
         }
-        match std::mem::take(&mut self.wires.slots[slot as usize].carry) {
+        match self.wires.take_carry(slot) {
             Carry::Large {
                 bytes,
                 packet_bytes,
@@ -171,7 +184,7 @@ impl Shard {
         }
         self.scratch = scratch;
         if bytes.len() == packet_bytes {
-            let whole = Bytes::from(bytes);
+            let whole = self.memory.large(bytes);
             self.decode_and_carry(slot, &whole, Some(&whole));
             // unless it moved to another shard
             if self.wires.slots[slot as usize].stage != Stage::Free
@@ -180,11 +193,12 @@ impl Shard {
                 self.make_ready(slot);
             }
         } else {
-            let connection = &mut self.wires.slots[slot as usize];
-            connection.carry = Carry::Large {
+            let carry = Carry::Large {
                 bytes,
                 packet_bytes,
             };
+            self.wires.put_carry(slot, carry);
+            let connection = &mut self.wires.slots[slot as usize];
             if connection.readable && alive {
                 self.make_ready(slot);
             }
@@ -316,13 +330,14 @@ impl Shard {
         let answers = !layers.unsent().is_empty();
         let source = layers.transport.poll_source();
         if layers.transport.is_transparent() && !layers.has_ready() {
-            connection.layers = None;
+            self.wires.take_layers(slot);
         }
-        if let Some(source) = source {
-            connection.peer = Peer::Ip(source);
-        }
+        self.wires.count_layers(slot);
         if answers {
             self.wires.make_dirty(slot);
+        }
+        if let Some(source) = source {
+            self.told_source(slot, source);
         }
         if let Err(error) = handled {
             let close = Close {
@@ -335,6 +350,24 @@ impl Shard {
         count
     }
 
+    /// A load balancer said for whom it speaks.
+    fn told_source(&mut self, slot: u32, source: SocketAddr) {
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.peer = Peer::Ip(source);
+        match self.admission.admit_address(source.ip()) {
+            Ok(()) => connection.address_counted = true,
+            Err(limit) => {
+                self.limited_client(limit, slot);
+                let close = Close {
+                    reason: None,
+                    why: Why::Limit(limit),
+                    keep_will: true,
+                };
+                self.close_soon(slot, close);
+            }
+        }
+    }
+
     /// The client has closed. `stopped`: something that it sent before is still to be handled.
     fn end_of_stream(&mut self, slot: u32, stopped: bool) {
         let connection = &mut self.wires.slots[slot as usize];
@@ -344,7 +377,7 @@ impl Shard {
             Stage::Opening => "closed before CONNECT",
             _ => "closed without DISCONNECT",
         };
-        if stopped || connection.asking || connection.fanning_out {
+        if stopped || connection.decoding_waits() {
             // the end is read again once that is done
             connection.hangup = true;
             connection.readable = true;
@@ -369,9 +402,9 @@ impl Shard {
         };
         let rest = &bytes[used..];
         let known = frame_len(rest).ok().flatten();
+        self.wires.put_carry(slot, Carry::keep(rest, known));
         let connection = &mut self.wires.slots[slot as usize];
-        connection.carry = Carry::keep(rest, known);
-        let waits = connection.asking || connection.fanning_out;
+        let waits = connection.decoding_waits();
         if (stopped || connection.readable) && !waits {
             self.make_ready(slot);
         }
@@ -415,6 +448,12 @@ impl Shard {
                     return Decoded::Gone;
                 }
             };
+            if self.publish_rates.are_limited()
+                && packet.packet_type() == PUBLISH
+                && !self.may_publish(slot)
+            {
+                return Decoded::Stopped(used);
+            }
             self.counters.packets_received += 1;
             self.work -= 1;
             let rest = &bytes[used..];
@@ -429,7 +468,7 @@ impl Shard {
                 self.wires.slots[slot as usize].readable = false;
                 return Decoded::Gone;
             }
-            if connection.asking || connection.fanning_out {
+            if connection.decoding_waits() {
                 return Decoded::Stopped(used);
             }
         }
@@ -437,6 +476,9 @@ impl Shard {
 
     /// Bytes that are no packet: the connection ends, with the reason where the version has one.
     pub(crate) fn malformed(&mut self, slot: u32, error: corqtt_codec::DecodeError) {
+        if error.reason() == ReasonCode::PACKET_TOO_LARGE {
+            self.limited_client(Limited::PacketSize, slot);
+        }
         let close = Close {
             reason: Some(error.reason()),
             why: Why::Malformed(error),
@@ -473,7 +515,7 @@ impl Shard {
         }
         let was_live = connection.stage == Stage::Live;
         let (session, version, peer) = (connection.session, connection.version, connection.peer);
-        connection.carry = Carry::Empty;
+        drop(self.wires.take_carry(slot));
         if was_live && let Some(events) = &self.events {
             let reason = match (close.reason, close.keep_will) {
                 (Some(reason), _) => reason,
@@ -489,7 +531,7 @@ impl Shard {
         if log::log_enabled!(log::Level::Debug) && was_live {
             let client = self.sessions.slots[session as usize].session.client_id();
             log::debug!(client = client, remote:% = peer, reason:% = close.why; "client disconnected");
-        } else if !was_live && !matches!(close.why, Why::Client(_)) {
+        } else if !was_live && !matches!(close.why, Why::Client(_) | Why::Limit(_)) {
             log::info!(remote:% = peer, reason:% = close.why; "connection refused");
         }
         // a client that did not end it itself may be writing: closing at once would answer that with a reset, which
@@ -563,9 +605,11 @@ impl Shard {
             return;
         }
         let closed = slot.session.close(keep_will, self.now);
+        let testator = self.testator(session);
         if closed.ended {
             self.end_session(session);
         } else {
+            let slot = &self.sessions.slots[session as usize];
             let persistent = slot.session.is_persistent();
             if let Some(deadline) = slot.session.poll_deadline() {
                 self.session_deadline(session, deadline.at_ms());
@@ -580,7 +624,7 @@ impl Shard {
             }
         }
         if let Some(will) = closed.will {
-            self.publish_will(*will);
+            self.send_will(*will, testator);
         }
     }
 
@@ -588,19 +632,42 @@ impl Shard {
     pub(crate) fn end_session(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
         let will = slot.session.take_will();
+        let testator = self.testator(session);
+        let slot = &mut self.sessions.slots[session as usize];
         if self.records && slot.session.is_persistent() {
             self.ops.push(corqtt_port::store::Op::SessionEnded {
                 client_id: slot.session.client_id().into(),
             });
         }
         let unsent = slot.session.into_unsent();
+        self.work -= END_WORK;
+        // no group chooses it any more
         self.topics
-            .remove_client(ClientKey(session), &mut self.changes);
-        self.spread_interest();
-        self.sessions.remove(session);
+            .leave_groups_step(ClientKey(session), MEMBERSHIPS_MAX, &mut self.changes);
+        self.sessions.retire(session);
+        self.end_subscriptions(session);
         self.redispatch(unsent, None);
         if let Some(will) = will {
-            self.publish_will(*will);
+            self.send_will(*will, testator);
+        }
+    }
+
+    /// Ends subscriptions of a session that is over, some in each turn.
+    pub(crate) fn end_subscriptions(&mut self, session: u32) {
+        let client = ClientKey(session);
+        let ended = self
+            .topics
+            .subscription_count(client)
+            .min(SUBSCRIPTIONS_ENDED_MAX);
+        self.work -= ended as i64 * SUBSCRIPTION_WORK;
+        let done =
+            self.topics
+                .remove_client_step(client, SUBSCRIPTIONS_ENDED_MAX, &mut self.changes);
+        self.spread_interest();
+        if done {
+            self.sessions.release(session);
+        } else {
+            self.jobs.push_back(Job::End(session));
         }
     }
 
@@ -622,15 +689,18 @@ impl Shard {
             Stage::Lingering => self.forget(slot),
             Stage::Opening | Stage::Connecting => {
                 // section 3.1.4: no CONNECT in a reasonable time
+                self.limited_client(Limited::ConnectTimeout, slot);
                 let close = Close {
                     reason: None,
-                    why: Why::Broker("no CONNECT in time"),
+                    why: Why::Limit(Limited::ConnectTimeout),
                     keep_will: true,
                 };
                 self.close_soon(slot, close);
             }
             // bytes of it wait for us to be done with earlier ones: it is not silent
-            Stage::Live if connection.readable && !connection.write_blocked => {
+            Stage::Live
+                if connection.throttled || (connection.readable && !connection.write_blocked) =>
+            {
                 connection.clock_ms = now;
                 if let Some(at_ms) = deadline_ms(connection) {
                     self.connection_deadline(slot, at_ms);
@@ -670,7 +740,8 @@ impl Shard {
                     if let Some(next) = slot.session.poll_deadline() {
                         self.session_deadline(session, next.at_ms());
                     }
-                    self.publish_will(*will);
+                    let testator = self.testator(session);
+                    self.send_will(*will, testator);
                 }
             }
         }
@@ -681,10 +752,12 @@ impl Shard {
         let connection = &self.wires.slots[slot as usize];
         let (peer, listener, deadline_ms) =
             (connection.peer, connection.listener, connection.clock_ms);
+        let address_counted = connection.address_counted;
         let Some(fd) = self.unwatch(slot) else { return };
         let hand_off = HandOff {
             fd,
-            layers: self.wires.slots[slot as usize].layers.take(),
+            layers: self.wires.take_layers(slot),
+            address_counted,
             peer,
             listener,
             bytes: bytes.to_vec(),
@@ -702,11 +775,13 @@ impl Shard {
             hand_off.peer,
             hand_off.listener,
             hand_off.deadline_ms,
+            hand_off.address_counted,
         ) else {
             return;
         };
+        self.wires.count_layers(slot);
+        self.wires.put_carry(slot, Carry::Small(hand_off.bytes));
         let connection = &mut self.wires.slots[slot as usize];
-        connection.carry = Carry::Small(hand_off.bytes);
         if let Some(layers) = &connection.layers {
             connection.readable = layers.wants_read();
             self.wires.make_dirty(slot);

@@ -63,6 +63,8 @@ pub enum DrainStep {
 pub struct HandOff {
     pub(crate) fd: OwnedFd,
     pub(crate) layers: Option<Box<Layered>>,
+    /// Its peer counts for the limit of its address.
+    pub(crate) address_counted: bool,
     pub(crate) peer: Peer,
     pub(crate) listener: u16,
     /// CONNECT and whatever came behind it.

@@ -38,6 +38,8 @@ pub(crate) struct Layered {
     pub(crate) sending: Vec<u8>,
     sent: usize,
     goodbye: Goodbye,
+    /// Bytes of memory that the shard has counted.
+    counted_bytes: usize,
 }
 
 impl Layered {
@@ -50,6 +52,7 @@ impl Layered {
             sending: Vec::new(),
             sent: 0,
             goodbye: Goodbye::No,
+            counted_bytes: 0,
         }
     }
 
@@ -138,6 +141,19 @@ impl Layered {
         self.goodbye = Goodbye::Said;
         self.transport.close(&mut self.sending);
         !self.sending.is_empty()
+    }
+}
+
+impl Layered {
+    /// Bytes of memory that it holds beside itself: now, and when this was asked last.
+    pub(crate) fn count_memory(&mut self) -> (usize, usize) {
+        let now = self.ready.capacity() + self.sending.capacity() + self.transport.memory_bytes();
+        (now, std::mem::replace(&mut self.counted_bytes, now))
+    }
+
+    /// What was counted and is not to be any more.
+    pub(crate) const fn uncount_memory(&mut self) -> usize {
+        std::mem::replace(&mut self.counted_bytes, 0)
     }
 }
 

@@ -14,6 +14,7 @@
 //! * Work is counted, so that a turn ends soon however much there is to do; what is left goes on in the next one.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod background;
 mod config;
 mod connect;
@@ -22,18 +23,27 @@ mod driver;
 mod extended;
 mod lanes;
 mod layers;
+mod limits;
 mod listener;
+mod memory;
 mod packets;
+mod rate;
 mod retain;
 mod router;
 mod sessions;
 mod shard;
+mod shares;
 mod subscribe;
 mod wheel;
+mod wills;
 mod wires;
 
-pub use config::{Capabilities, Certificates, Compatibilities, Config, Listener, Network, Runtime};
+pub use admission::Admission;
+pub use config::{
+    Capabilities, Certificates, Compatibilities, Config, Limits, Listener, Network, Runtime,
+};
 pub use driver::{Driven, StartError, glommio_available, start};
 pub use lanes::{DrainStep, HandOff, ToShard};
+pub use limits::Limited;
 pub use listener::{BindError, Bound, Place, bind, bind_unix};
 pub use shard::{Ports, Shard};

@@ -15,8 +15,10 @@ use corqtt_topics::{ClientKey, Publisher};
 use crate::background::Next;
 use crate::connect::Pending;
 use crate::lanes::Waiter;
-use crate::router::{Routed, Source};
+use crate::limits::Limited;
+use crate::router::{REFUSED, Routed, Source};
 use crate::shard::Shard;
+use crate::wills::Wills;
 use crate::wires::{Close, Stage, Why};
 
 const CONNECT: u8 = 1;
@@ -57,15 +59,15 @@ impl Shard {
             // [MQTT-3.1.0-2] [MQTT5-3.1.0-2] [MQTT5-3.2.0-2] a second CONNECT, whatever is in it
             CONNECT => self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a second CONNECT"),
             _ => match decode(frame, version) {
-                Ok(packet) => self.handle_other(slot, packet, &rest[..size]),
+                Ok(packet) => self.handle_other(slot, packet),
                 Err(error) => self.malformed(slot, error),
             },
         }
     }
 
-    fn handle_other(&mut self, slot: u32, packet: Packet<'_>, raw: &[u8]) {
+    fn handle_other(&mut self, slot: u32, packet: Packet<'_>) {
         match packet {
-            Packet::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe, raw),
+            Packet::Subscribe(subscribe) => self.handle_subscribe(slot, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(slot, &unsubscribe),
             Packet::PingReq => {
                 // [MQTT-3.12.4-1] [MQTT5-3.12.4-1]
@@ -144,7 +146,16 @@ impl Shard {
                 }
                 return;
             }
-            Err(violation) => return self.violation(slot, violation.reason, violation.text),
+            Err(violation) => {
+                match violation.reason {
+                    ReasonCode::QUOTA_EXCEEDED => self.limited_client(Limited::AliasBytes, slot),
+                    ReasonCode::RECEIVE_MAXIMUM_EXCEEDED => {
+                        self.limited_client(Limited::ReceiveMaximum, slot)
+                    }
+                    _ => {}
+                }
+                return self.violation(slot, violation.reason, violation.text);
+            }
         };
         if self.checks_publish {
             return self.ask_publish(slot, publish, &topic, raw, whole);
@@ -220,9 +231,10 @@ impl Shard {
         if name.starts_with('$') && (name == "$SYS" || name.starts_with("$SYS/")) {
             return self.refuse_publish(slot, publish, ReasonCode::NOT_AUTHORIZED);
         }
-        let levels_max = self.config.topic_levels_max;
+        let levels_max = self.config.limits.topic_levels_max;
         // a topic has at most one level more than it has bytes
         if levels_max > 0 && name.len() >= levels_max && topic.level_count() > levels_max {
+            self.limited_client(Limited::TopicLevels, slot);
             return self.violation(
                 slot,
                 ReasonCode::TOPIC_NAME_INVALID,
@@ -282,11 +294,7 @@ impl Shard {
         let session = connection.session;
         if routed.refused && !connection.version.is_v5() {
             // before 5.0 there is no way to refuse but to close without an acknowledgement
-            return self.violation(
-                slot,
-                ReasonCode::QUOTA_EXCEEDED,
-                "a message for a session whose queue is full",
-            );
+            return self.violation(slot, ReasonCode::QUOTA_EXCEEDED, REFUSED);
         }
         let owed =
             routed.owed.len() as u16 + u16::from(routed.stored) + u16::from(routed.continues);
@@ -368,6 +376,9 @@ impl Shard {
 
     /// Auth answered late: the connection goes on where it stopped.
     pub(crate) fn handle_verdict(&mut self, answer: Answer) {
+        if Wills::is_key(answer.connection) {
+            return self.will_answered(&answer);
+        }
         let Some(slot) = self.wires.find(answer.connection) else {
             return;
         };
@@ -384,8 +395,8 @@ impl Shard {
                 self.connect_answered(slot, &packet, assigned, answer.verdict)
             }
             Pending::Auth => self.auth_verdict(slot, &answer.verdict),
-            Pending::Subscribe { packet } => {
-                self.subscribe_answered(slot, &packet, &answer.verdict)
+            Pending::Subscribe(under_way) => {
+                self.continue_subscribing(slot, under_way, Some(&answer.verdict))
             }
             Pending::Publish { packet, topic } => {
                 self.publish_answered(slot, &packet, &topic, &answer.verdict)

@@ -8,20 +8,29 @@ use corqtt_port::ConnectionKey;
 use corqtt_port::routes::{Batch, Item, Publish};
 use corqtt_port::store::{Op, Token};
 use corqtt_session::{
-    Delivered, DropReason, Frame, Grant, Outgoing, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Unsent,
+    Delivered, DropReason, Frame, Grant, Leftover, Outgoing, QueueFull, SHARED_PAYLOAD_BYTES_MIN,
     Will,
 };
 use corqtt_topics::{Choice, ClientKey, Hit, Matches, Publisher, ShardId, Stamp};
 use rustix::time::{ClockId, clock_gettime};
 use smallvec::SmallVec;
 
-use crate::background::{FanOut, Next};
+use crate::background::{FanOut, Job, Next};
 use crate::lanes::Waiter;
-use crate::shard::{EARLY_FLUSH_BYTES, Shard};
+use crate::limits::Limited;
+use crate::shard::Shard;
+use crate::shares::Retainable;
 use crate::wires::{Close, NONE, Why};
 
 /// Deliveries made at once; more go on in later turns.
 pub(crate) const FAN_OUT_INLINE: usize = 4096;
+
+/// Why a client before 5.0 is closed instead of acknowledged.
+pub(crate) const REFUSED: &str =
+    "a message that a full queue (queue-full: reject) or a limit on retained messages refused";
+
+/// Messages of a queue that are redispatched, or ended, at once.
+const REDISPATCHED_MAX: usize = 256;
 
 /// Where a message comes from, for going on with its source after a large fan-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +52,7 @@ pub(crate) struct Routed {
     pub(crate) stored: bool,
     /// Somebody wants it.
     pub(crate) matched: bool,
-    /// A full queue refused it, and its publisher is to be told.
+    /// A full queue refused it, or it could not be retained, and its publisher is to be told.
     pub(crate) refused: bool,
     /// It goes on in later turns; the source waits.
     pub(crate) continues: bool,
@@ -76,7 +85,8 @@ impl Shard {
         // [MQTT-4.5.0-1] [MQTT5-4.5.0-1]
         self.topics.matches(message.topic, publisher, &mut matches);
         let copies = matches.hits.len() + matches.groups.len();
-        let shared = self.share_payload(&message, copies);
+        let kept = message.retain || !matches.is_empty();
+        let shared = self.share_payload(&message, kept);
         let message = match &shared {
             Some(bytes) => MessageRef {
                 payload: Payload::shared(bytes),
@@ -103,11 +113,13 @@ impl Shard {
         routed
     }
 
-    /// A large payload that several will get is put into a buffer that can be counted.
-    fn share_payload(&self, message: &MessageRef<'_>, copies: usize) -> Option<bytes::Bytes> {
+    /// A large payload that somebody gets is put into a buffer that can be shared, and whose memory is counted for as
+    /// long as anybody has it.
+    #[inline]
+    fn share_payload(&self, message: &MessageRef<'_>, wanted: bool) -> Option<bytes::Bytes> {
         let payload = message.payload;
-        (payload.shared.is_none() && payload.bytes.len() >= SHARED_PAYLOAD_BYTES_MIN && copies > 1)
-            .then(|| payload.to_bytes())
+        (payload.bytes.len() >= SHARED_PAYLOAD_BYTES_MIN && wanted && payload.shared.is_none())
+            .then(|| self.memory.large(payload.bytes.to_vec()))
     }
 
     /// Groups and other shards.
@@ -274,7 +286,7 @@ impl Shard {
             outgoing,
             grant,
             out,
-            &self.config.session,
+            &self.session_limits,
             &mut self.drops,
             self.now,
         );
@@ -282,7 +294,10 @@ impl Shard {
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
-                if self.wires.output_len(connection) >= EARLY_FLUSH_BYTES {
+                if self
+                    .wires
+                    .is_early(connection, self.config.session.writes_pending_max)
+                {
                     self.flush(connection);
                 }
             }
@@ -328,7 +343,7 @@ impl Shard {
             self.lanes[usize::from(*shard)].wait(*item, waiter);
         }
         if routed.stored {
-            self.store_waiters.push_back((self.next_token, waiter));
+            self.store_waiters.push_back((self.last_token(), waiter));
         }
     }
 
@@ -348,7 +363,7 @@ impl Shard {
                     if refused && !slot.session.version().is_v5() {
                         // before 5.0 there is no way to refuse but to close without an acknowledgement
                         if connection != NONE {
-                            let what = "a message for a session whose queue is full";
+                            let what = REFUSED;
                             self.violation(connection, ReasonCode::QUOTA_EXCEEDED, what);
                         }
                         // what waits behind it must not wait for ever
@@ -443,7 +458,12 @@ impl Shard {
             self.work -= 1;
             match item {
                 Item::Interest(interest) => self.topics.apply_interest(from, interest),
-                Item::Retain(message, stamp) => self.retain_here(message.clone(), *stamp),
+                Item::Retain(message, stamp) => {
+                    if !self.retain_here(message.clone(), *stamp) {
+                        let number = batch.first + index as u64;
+                        self.refused[usize::from(from.0)].push(number);
+                    }
+                }
                 Item::Publish(publish) => {
                     let Some(message) = batch.message(publish) else {
                         continue;
@@ -495,7 +515,7 @@ impl Shard {
                 .matches_local(message.topic, publisher, &mut matches);
         }
         let copies = matches.hits.len() + usize::from(!groups.is_empty());
-        let shared = self.share_payload(&message, copies);
+        let shared = self.share_payload(&message, copies > 0);
         let message = match &shared {
             Some(bytes) => MessageRef {
                 payload: Payload::shared(bytes),
@@ -571,9 +591,14 @@ impl Shard {
     }
 
     /// Messages that a member of a shared group leaves over go to another member (section 4.8.2 of 5.0); others end.
-    pub(crate) fn redispatch(&mut self, unsent: Vec<Unsent>, from: Option<ClientKey>) {
+    /// A long queue takes several turns.
+    pub(crate) fn redispatch(&mut self, mut left: Leftover, from: Option<ClientKey>) {
         let mut frame = Frame::default();
-        for left in unsent {
+        for _ in 0..REDISPATCHED_MAX {
+            let Some(left) = left.next() else {
+                return;
+            };
+            self.work -= 1;
             let Some(group) = &left.group else {
                 self.drops.count(DropReason::SessionEnded);
                 continue;
@@ -583,7 +608,7 @@ impl Shard {
                 client_id_hash: 0,
                 rng: self.random(),
             };
-            let mut outgoing = Outgoing::kept(&left.message, &mut frame);
+            let mut outgoing = Outgoing::held(&left.message, &mut frame);
             let mut routed = Routed::default();
             let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
             let found =
@@ -599,6 +624,9 @@ impl Shard {
             if !found {
                 self.drops.count(DropReason::SessionEnded);
             }
+        }
+        if !left.is_empty() {
+            self.jobs.push_back(Job::Redispatch { left, from });
         }
     }
 
@@ -664,21 +692,64 @@ impl Shard {
         let message = outgoing.keep();
         let shard = self.retained_shard(&message.topic);
         if shard == usize::from(self.me.0) {
-            self.retain_here(message, stamp);
-            routed.stored |= self.records;
+            if self.retain_here(message, stamp) {
+                routed.stored |= self.records;
+            } else {
+                routed.refused = true;
+            }
         } else {
             let qos = message.qos;
             let item = self.lanes[shard].push_retain(self.me, message, stamp);
-            if self.records && qos > QoS::AtMostOnce {
+            // kept, or refused by a limit: that shard knows
+            if (self.records || self.config.limits.retained()) && qos > QoS::AtMostOnce {
                 routed.owed.push((shard as u8, item));
             }
         }
     }
 
-    fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) {
+    /// False: a limit leaves no room for it.
+    fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) -> bool {
+        let is_limited = self.config.limits.retained();
+        if is_limited && let Err(limit) = self.room_for_retained(&message, stamp) {
+            self.limited(limit, &message.topic);
+            return false;
+        }
         if self.records {
             self.ops.push(Op::Retained(message.clone()));
         }
         self.retained.set(message, stamp);
+        if is_limited {
+            self.share_retained();
+        }
+        true
+    }
+
+    fn room_for_retained(&self, message: &Message, stamp: Stamp) -> Result<(), Limited> {
+        let (messages, bytes) = self.retained.growth(message, stamp);
+        if (messages, bytes) == (0, 0) {
+            return Ok(());
+        }
+        let held = self.admission.shares.retained();
+        let exceeds = |held: u64, more: usize, maximum: u64| {
+            maximum > 0 && more > 0 && held.saturating_add(more as u64) > maximum
+        };
+        let limits = &self.config.limits;
+        if exceeds(held.messages, messages, limits.retained_messages_max) {
+            return Err(Limited::RetainedMessages);
+        }
+        if exceeds(held.bytes, bytes, limits.retained_bytes_max) {
+            return Err(Limited::RetainedBytes);
+        }
+        Ok(())
+    }
+
+    /// Tells the other shards how much is retained here.
+    pub(crate) fn share_retained(&self) {
+        let holds = Retainable {
+            messages: self.retained.len() as u64,
+            bytes: self.retained.bytes() as u64,
+        };
+        let me = usize::from(self.me.0);
+        self.admission.shares.set_retained(me, holds);
     }
 }

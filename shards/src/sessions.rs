@@ -28,6 +28,8 @@ pub(crate) struct Slot {
 pub(crate) struct Sessions {
     pub(crate) slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Slots that are neither used nor free.
+    retired: usize,
     by_client: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
 }
@@ -37,6 +39,7 @@ impl Sessions {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            retired: 0,
             by_client: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(hash_seed),
         }
@@ -86,15 +89,23 @@ impl Sessions {
         slot
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) {
+    /// A session has ended and is found no more; its slot is not used again before [`Sessions::release`].
+    pub(crate) fn retire(&mut self, slot: u32) {
         let hash = self.hash(self.slots[slot as usize].session.client_id());
         if let Ok(entry) = self.by_client.find_entry(hash, |at| *at == slot) {
             entry.remove();
         }
         let old = &mut self.slots[slot as usize];
-        old.session = Session::new("", None);
+        old.session = Session::over();
         old.used = false;
         old.connection = NONE;
+        self.retired += 1;
+    }
+
+    /// Nothing refers to a retired session's slot any more.
+    pub(crate) fn release(&mut self, slot: u32) {
+        debug_assert!(!self.slots[slot as usize].used);
+        self.retired -= 1;
         self.free.push(slot);
     }
 
@@ -107,6 +118,6 @@ impl Sessions {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len() - self.free.len() - self.retired
     }
 }

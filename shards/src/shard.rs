@@ -2,10 +2,11 @@
 //! A shard and its turn.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use corqtt_port::ConnectionKey;
@@ -23,15 +24,19 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
-use crate::background::FanOut;
+use crate::admission::Admission;
+use crate::background::{FanOut, Job};
 use crate::config::Config;
 use crate::extended::Method;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
 use crate::layers::{HANDSHAKES_MAX, LayerScratch, Layered};
+use crate::limits::{LimitCounts, PublishRates};
 use crate::listener::Peer;
+use crate::memory::Memory;
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
+use crate::wills::Wills;
 use crate::wires::{Close, Flushed, NONE, Stage, Why, Wires};
 
 /// Bytes of one read, behind the room for what an earlier read left over.
@@ -42,16 +47,16 @@ pub(crate) const CARRY_BYTES: usize = 16 * 1024;
 pub(crate) const WORK_MAX: i64 = 8_000;
 /// Sockets written to in a turn; at one to two microseconds each this is well below a millisecond.
 const FLUSHES_MAX: usize = 512;
-/// Sockets accepted in a turn.
+/// Sockets accepted in a turn; at some ten microseconds each this is below a millisecond.
 const ACCEPTS_MAX: usize = 64;
+/// Timers that fire in a turn even if it has no work left.
+const TIMERS_MIN: usize = 64;
 /// Events taken from the kernel in a turn.
 const EVENTS_MAX: usize = 512;
 /// Large fan-outs under way; above this no more publishes are decoded.
 const FAN_OUTS_MAX: usize = 16;
-/// Connections closed at once; at some five microseconds each this is below two milliseconds.
-const CLOSES_MAX: usize = 256;
-/// Output beyond this is offered to the kernel at once instead of at the end of the turn (bytes).
-pub(crate) const EARLY_FLUSH_BYTES: usize = 128 * 1024;
+/// What closing a connection costs, in packets or deliveries.
+const CLOSE_WORK: i64 = 48;
 /// How long a listener rests when the process has no file descriptor left (ms).
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -73,8 +78,8 @@ pub struct Ports {
     pub shards: Vec<Sender<ToShard>>,
     /// As `shards`, for marks.
     pub marks: Vec<Sender<ToShard>>,
-    /// Connections of the whole process.
-    pub connections: Arc<AtomicUsize>,
+    /// Who may come in; the same for all shards.
+    pub admission: Arc<Admission>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -91,6 +96,7 @@ pub(crate) struct Counters {
     pub(crate) messages_received: u64,
     pub(crate) messages_sent: u64,
     pub(crate) lane_full: u64,
+    pub(crate) limited: LimitCounts,
 }
 
 #[derive(Debug)]
@@ -128,7 +134,11 @@ pub struct Shard {
     pub(crate) store: Box<dyn Store>,
     pub(crate) records: bool,
     pub(crate) events: Option<Sender<Event>>,
-    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) publish_rates: PublishRates,
+    pub(crate) memory: Memory,
+    /// As configured, but for what changes.
+    pub(crate) session_limits: corqtt_session::Limits,
     /// Operations of this turn.
     pub(crate) ops: Vec<Op>,
     /// Token of the batch that `ops` will be.
@@ -137,13 +147,15 @@ pub struct Shard {
     /// (token, who waits), ascending.
     pub(crate) store_waiters: VecDeque<(Token, Waiter)>,
     pub(crate) resolved: Vec<(Waiter, bool)>,
-    /// Per shard: items of its stream that a full queue refused and that are not marked yet, ascending.
+    /// Per shard: items of its stream that a full queue or a limit refused and that are not marked yet, ascending.
     pub(crate) refused: Vec<Vec<u64>>,
     /// Connections with something to read or decode.
     pub(crate) ready: VecDeque<u32>,
     /// Connections that end with this turn, and why.
     pub(crate) closing: VecDeque<(ConnectionKey, Close)>,
     pub(crate) fan_outs: VecDeque<FanOut>,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) wills: Wills,
     /// Connections with subscriptions that still get retained messages, by slot.
     pub(crate) pages: HashMap<u32, Pages>,
     /// Those of them that may go on.
@@ -154,6 +166,8 @@ pub struct Shard {
     pub(crate) runnable_batches: u64,
     /// Work left in this turn.
     pub(crate) work: i64,
+    /// Sockets that this turn may still accept.
+    accepts: usize,
     pub(crate) scratch: Vec<u8>,
     pub(crate) layer_scratch: LayerScratch,
     pub(crate) stamp: u64,
@@ -248,7 +262,10 @@ impl Shard {
             records: ports.store.records(),
             store: ports.store,
             events: ports.events,
-            connections: ports.connections,
+            admission: ports.admission,
+            publish_rates: PublishRates::new(config.limits.publishes_per_sec),
+            memory: Memory::new(config.limits.memory_bytes_max),
+            session_limits: config.session.clone(),
             ops: Vec::new(),
             next_token: Token(1),
             kept: Token(0),
@@ -258,12 +275,15 @@ impl Shard {
             ready: VecDeque::new(),
             closing: VecDeque::new(),
             fan_outs: VecDeque::new(),
+            jobs: VecDeque::new(),
+            wills: Wills::default(),
             pages: HashMap::new(),
             page_ready: Vec::new(),
             paging_number: 0,
             deferred: (0..config.shards).map(|_| VecDeque::new()).collect(),
             runnable_batches: 0,
             work: 0,
+            accepts: 0,
             scratch: vec![0; CARRY_BYTES + READ_BYTES],
             layer_scratch: LayerScratch::default(),
             stamp: 0,
@@ -309,6 +329,8 @@ impl Shard {
             || self.runnable_batches != 0
             || !self.wires.dirty.is_empty()
             || !self.fan_outs.is_empty()
+            || !self.jobs.is_empty()
+            || !self.due.is_empty()
             || !self.closing.is_empty()
             || !self.page_ready.is_empty()
             || self.finished
@@ -377,6 +399,7 @@ impl Shard {
         self.now = clocks();
         self.work = WORK_MAX;
         self.layer_scratch.handshakes = Duration::ZERO;
+        self.accepts = ACCEPTS_MAX;
         let events = std::mem::take(&mut self.events_buffer);
         for event in &events {
             self.handle_event(event.data.u64(), event.flags);
@@ -385,6 +408,7 @@ impl Shard {
         self.take_messages();
         self.fire_timers();
         self.continue_fan_outs();
+        self.continue_jobs();
         self.serve_ready();
         self.continue_paging();
         self.close_connections();
@@ -392,6 +416,7 @@ impl Shard {
         self.flush_lanes();
         self.flush_dirty();
         self.close_connections();
+        self.watch_memory();
         self.check_drained();
     }
 
@@ -445,7 +470,8 @@ impl Shard {
         if self.draining.is_some() {
             return;
         }
-        for _ in 0..ACCEPTS_MAX {
+        while self.accepts > 0 {
+            self.accepts -= 1;
             let listener = &mut self.listeners[index];
             let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(&listener.fd, flags) {
@@ -455,23 +481,22 @@ impl Shard {
                     let peer = peer
                         .and_then(|peer| peer.try_into().ok())
                         .map_or(Peer::Unix, Peer::Ip);
-                    if self.connections.fetch_add(1, Ordering::Relaxed)
-                        >= self.config.connections_max
-                    {
-                        self.connections.fetch_sub(1, Ordering::Relaxed);
-                        log::warn!(remote:% = peer, maximum = self.config.connections_max; "connection refused: maximum-clients is reached");
+                    let layers = self.config.listeners[usize::from(number)].layers(peer.ip());
+                    // whom a load balancer speaks for is counted once it says so
+                    let address = if layers.proxy { None } else { peer.ip() };
+                    if !self.admit(number, address, peer) {
                         continue;
                     }
-                    let deadline_ms =
-                        self.now.mono_ms + self.config.connect_timeout.as_millis() as u64;
-                    let layers = self.config.listeners[usize::from(number)].layers(peer.ip());
+                    let timeout = self.config.limits.connect_timeout;
+                    let deadline_ms = self.now.mono_ms + timeout.as_millis() as u64;
                     match Transport::new(&layers) {
                         Ok(transport) => {
                             let layers = transport.map(|each| Box::new(Layered::new(each)));
-                            self.adopt(fd, layers, peer, number, deadline_ms);
+                            let counted = address.is_some();
+                            self.adopt(fd, layers, peer, number, deadline_ms, counted);
                         }
                         Err(error) => {
-                            self.connections.fetch_sub(1, Ordering::Relaxed);
+                            self.admission.leave(number, address);
                             log::warn!(remote:% = peer, error:% = error; "connection refused");
                         }
                     }
@@ -503,6 +528,22 @@ impl Shard {
         }
     }
 
+    /// A connection was accepted: is there room for it? If not it is counted, and closed by dropping it.
+    pub(crate) fn admit(
+        &mut self,
+        listener: u16,
+        address: Option<IpAddr>,
+        peer: impl Display,
+    ) -> bool {
+        let admitted = self
+            .memory_for_connection()
+            .and_then(|()| self.admission.admit(listener, address));
+        if let Err(limit) = admitted {
+            self.limited(limit, peer);
+        }
+        admitted.is_ok()
+    }
+
     /// Registers a socket; it belongs to this shard from now on.
     pub(crate) fn adopt(
         &mut self,
@@ -511,8 +552,11 @@ impl Shard {
         peer: Peer,
         listener: u16,
         deadline_ms: u64,
+        address_counted: bool,
     ) -> Option<u32> {
-        let slot = self.wires.add(fd, layers, peer, listener, deadline_ms);
+        let slot = self
+            .wires
+            .add(fd, layers, peer, listener, deadline_ms, address_counted);
         let key = self.wires.key(slot);
         let data = EventData::new_u64(u64::from(key.slot) | u64::from(key.generation) << 32);
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -536,11 +580,13 @@ impl Shard {
 
     /// Frees a slot; the socket closes.
     pub(crate) fn forget(&mut self, slot: u32) {
+        let connection = &self.wires.slots[slot as usize];
+        let address = connection.peer.ip().filter(|_| connection.address_counted);
+        self.admission.leave(connection.listener, address);
         self.wires.remove(slot);
         if !self.methods.is_empty() {
             self.methods.remove(&slot);
         }
-        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn take_messages(&mut self) {
@@ -573,15 +619,24 @@ impl Shard {
 
     fn fire_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
+        // behind those that an earlier turn left
         self.wheel.advance(self.now.mono_ms, &mut due);
-        for timer in due.drain(..) {
-            match timer {
+        let mut fired = 0;
+        for timer in &due {
+            if self.work <= 0 && fired >= TIMERS_MIN {
+                break;
+            }
+            fired += 1;
+            self.work -= 1;
+            match *timer {
                 Timer::Connection(slot) => self.connection_timer(slot),
                 Timer::Session(slot) => self.session_timer(slot),
                 Timer::Accept => self.resume_listeners(),
+                Timer::Publish => self.resume_publishers(),
                 Timer::Sweep => self.sweep(),
             }
         }
+        due.drain(..fired);
         self.due = due;
     }
 
@@ -604,7 +659,12 @@ impl Shard {
     }
 
     fn sweep(&mut self) {
-        self.retained.expire_step(SWEEP_ENTRIES, self.now.wall_ms);
+        let expired = self.retained.expire_step(SWEEP_ENTRIES, self.now.wall_ms);
+        if expired > 0 && self.config.limits.retained() {
+            self.share_retained();
+        }
+        self.judge_memory();
+        self.tell_limits();
         self.wheel
             .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);
     }
@@ -708,7 +768,7 @@ impl Shard {
                     }
                 }
             }
-            Flushed::Blocked => {}
+            Flushed::Blocked => self.wires.count_output(slot),
             Flushed::Broken(why) => {
                 if self.wires.slots[slot as usize].stage == Stage::Lingering {
                     self.forget(slot);
@@ -731,7 +791,7 @@ impl Shard {
             return;
         }
         let out = self.wires.output(slot.connection);
-        let limits = &self.config.session;
+        let limits = &self.session_limits;
         let sent = slot.session.pump(
             out,
             &mut self.frame,
@@ -745,10 +805,13 @@ impl Shard {
     }
 
     pub(crate) fn close_connections(&mut self) {
-        for _ in 0..CLOSES_MAX {
+        let mut closed = 0;
+        while self.work > 0 || closed == 0 {
             let Some((key, close)) = self.closing.pop_front() else {
                 return;
             };
+            closed += 1;
+            self.work -= CLOSE_WORK;
             if let Some(slot) = self.wires.find(key)
                 && self.wires.slots[slot as usize].closing
             {
@@ -769,11 +832,14 @@ impl Shard {
 
     /// Ends a connection now; the reason of an end that is due already counts.
     pub(crate) fn close_now(&mut self, slot: u32, close: Close) {
-        let key = self.wires.key(slot);
-        let due = self.closing.iter().position(|(due, _)| *due == key);
-        let close = due
-            .and_then(|at| self.closing.remove(at))
-            .map_or(close, |(_, due)| due);
+        let close = if self.wires.slots[slot as usize].closing {
+            let key = self.wires.key(slot);
+            let due = self.closing.iter().position(|(due, _)| *due == key);
+            due.and_then(|at| self.closing.remove(at))
+                .map_or(close, |(_, due)| due)
+        } else {
+            close
+        };
         self.close(slot, &close);
     }
 
@@ -785,15 +851,7 @@ impl Shard {
                     // main holds a unix socket's queue open: nobody shall wait in it
                     let _ = rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Both);
                 }
-                for session in 0..self.sessions.slots.len() as u32 {
-                    let slot = &mut self.sessions.slots[session as usize];
-                    // a will that waits for its delay cannot outlive the process either
-                    if slot.used
-                        && let Some(will) = slot.session.take_will()
-                    {
-                        self.publish_will(*will);
-                    }
-                }
+                self.publish_wills(0);
                 self.drain_reply = Some(reply);
             }
             // as soon as nothing is on its way any more
@@ -804,6 +862,8 @@ impl Shard {
     /// Work that was begun, and that clients are to get before they are told goodbye.
     fn delivers(&self) -> bool {
         !self.fan_outs.is_empty()
+            || !self.jobs.is_empty()
+            || !self.wills.is_empty()
             || !self.messages.is_empty()
             || self.deferred.iter().any(|batches| !batches.is_empty())
     }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 to 3.11).
+//!
+//! A packet may name a hundred thousand filters, so it is handled in parts: one in the turn that decodes it, one in
+//! each turn after it. Its connection is not decoded meanwhile, and its acknowledgement follows the last part, so what
+//! the client sees is as if it had all been done at once.
 
 use std::num::NonZeroU32;
 
 use corqtt_codec::{
-    Packet, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, Unsubscribe,
-    Version, decode,
+    PacketId, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFilters, SubscribeOptions,
+    TopicFilter, Unsubscribe, UnsubscribeFilters, Version,
 };
 use corqtt_port::auth::{Verdict, Wish};
 use corqtt_port::events::Event;
@@ -14,15 +18,68 @@ use corqtt_session::AckKey;
 use corqtt_topics::{ClientKey, Subscription};
 use smallvec::SmallVec;
 
+use crate::background::Job;
 use crate::connect::Pending;
 use crate::lanes::Waiter;
+use crate::limits::Limited;
 use crate::router::Routed;
 use crate::shard::Shard;
 
 type Codes = SmallVec<[u8; 16]>;
 
+/// Filters of one part, which is what one turn handles of a packet and what auth is asked at once.
+const PART_FILTERS: usize = 256;
+/// What a filter costs, in packets or deliveries.
+const FILTER_WORK: i64 = 8;
+
+/// A SUBSCRIBE or UNSUBSCRIBE that is being handled.
+#[derive(Debug)]
+pub(crate) struct Subscribing {
+    packet_id: PacketId,
+    unsubscribe: bool,
+    subscription_id: Option<u32>,
+    /// As on the wire, all of them; empty until it has to wait.
+    filters: Box<[u8]>,
+    /// Bytes of them that are done.
+    done: usize,
+    /// [MQTT-3.8.4-5] [MQTT5-3.8.4-6] [MQTT5-3.11.3-2] a code per filter, in order.
+    codes: Codes,
+    /// Where the filters are that want retained messages.
+    retained: SmallVec<[(usize, Subscription); 4]>,
+    /// How many of these were seen to.
+    paged: usize,
+    /// Once it is acknowledged: the key, unless that left at once.
+    acknowledged: Option<Option<AckKey>>,
+}
+
+impl Subscribing {
+    fn new(packet_id: PacketId, unsubscribe: bool, subscription_id: Option<u32>) -> Self {
+        Self {
+            packet_id,
+            unsubscribe,
+            subscription_id,
+            filters: Box::default(),
+            done: 0,
+            codes: Codes::new(),
+            retained: SmallVec::new(),
+            paged: 0,
+            acknowledged: None,
+        }
+    }
+}
+
+/// How far a SUBSCRIBE or UNSUBSCRIBE has come.
+enum Progress {
+    /// It is done, or its connection is.
+    Done,
+    /// The next part waits for auth.
+    Asked,
+    /// It goes on in the next turn.
+    NextTurn,
+}
+
 impl Shard {
-    pub(crate) fn handle_subscribe(&mut self, slot: u32, subscribe: &Subscribe<'_>, raw: &[u8]) {
+    pub(crate) fn handle_subscribe(&mut self, slot: u32, subscribe: &Subscribe<'_>) {
         if subscribe.subscription_id.is_some() && !self.config.capabilities.subscription_ids {
             let reason = ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED;
             return self.violation(
@@ -34,48 +91,152 @@ impl Shard {
         if !self.codes_fit(slot, subscribe.filters.iter().count()) {
             return;
         }
-        if !self.checks_subscribe {
-            return self.subscribe(slot, subscribe, &Verdict::Allow);
+        let under_way = Subscribing::new(subscribe.packet_id, false, subscribe.subscription_id);
+        self.begin_subscribing(slot, under_way, subscribe.filters.raw());
+    }
+
+    pub(crate) fn handle_unsubscribe(&mut self, slot: u32, unsubscribe: &Unsubscribe<'_>) {
+        if !self.codes_fit(slot, unsubscribe.filters.iter().count()) {
+            return;
         }
-        let wanted = subscribe.filters.iter().filter_map(|(filter, options)| {
-            Some((
-                TopicFilter::parse(filter).ok()?.filter().into(),
-                options.qos,
-            ))
-        });
-        let question = self.question(slot, Wish::Subscribe(wanted.collect()));
-        match self.auth.ask(question) {
-            Some(verdict) => self.subscribe(slot, subscribe, &verdict),
-            None => {
-                let connection = &mut self.wires.slots[slot as usize];
-                connection.asking = true;
-                connection.pending = Some(Box::new(Pending::Subscribe { packet: raw.into() }));
+        let under_way = Subscribing::new(unsubscribe.packet_id, true, None);
+        self.begin_subscribing(slot, under_way, unsubscribe.filters.raw());
+    }
+
+    fn begin_subscribing(&mut self, slot: u32, mut under_way: Subscribing, filters: &[u8]) {
+        match self.subscribe_step(slot, &mut under_way, filters, None) {
+            Progress::Done => {}
+            progress => {
+                under_way.filters = filters.into();
+                self.park_subscribing(slot, under_way, &progress);
             }
         }
     }
 
-    /// Auth answered a SUBSCRIBE late.
-    pub(crate) fn subscribe_answered(&mut self, slot: u32, packet: &[u8], verdict: &Verdict) {
-        let version = self.wires.slots[slot as usize].version;
-        let Ok(Some((frame, _))) = corqtt_codec::frame(packet, u32::MAX) else {
-            return;
-        };
-        let Ok(Packet::Subscribe(subscribe)) = decode(frame, version) else {
-            return;
-        };
-        self.subscribe(slot, &subscribe, verdict);
+    /// Goes on with a SUBSCRIBE or UNSUBSCRIBE that had to wait; `verdict`: what auth says of its next part.
+    pub(crate) fn continue_subscribing(
+        &mut self,
+        slot: u32,
+        mut under_way: Subscribing,
+        verdict: Option<&Verdict>,
+    ) {
+        let filters = std::mem::take(&mut under_way.filters);
+        match self.subscribe_step(slot, &mut under_way, &filters, verdict) {
+            Progress::Done => {}
+            progress => {
+                under_way.filters = filters;
+                self.park_subscribing(slot, under_way, &progress);
+            }
+        }
     }
 
-    fn subscribe(&mut self, slot: u32, subscribe: &Subscribe<'_>, verdict: &Verdict) {
+    /// Nothing more of the connection is decoded until it is done.
+    fn park_subscribing(&mut self, slot: u32, under_way: Subscribing, progress: &Progress) {
+        let connection = &mut self.wires.slots[slot as usize];
+        connection.asking = true;
+        connection.pending = Some(Box::new(Pending::Subscribe(under_way)));
+        if matches!(progress, Progress::NextTurn) {
+            let key = self.wires.key(slot);
+            self.jobs.push_back(Job::Subscribe(key));
+        }
+    }
+
+    /// One part of the filters, then the acknowledgement, then what is retained for them.
+    fn subscribe_step(
+        &mut self,
+        slot: u32,
+        under_way: &mut Subscribing,
+        filters: &[u8],
+        verdict: Option<&Verdict>,
+    ) -> Progress {
+        if under_way.done < filters.len() {
+            let asked;
+            let verdict = match verdict {
+                Some(verdict) => verdict,
+                None if under_way.unsubscribe || !self.checks_subscribe => &Verdict::Allow,
+                None => match self.ask_subscribe(slot, &filters[under_way.done..]) {
+                    Some(verdict) => {
+                        asked = verdict;
+                        &asked
+                    }
+                    None => return Progress::Asked,
+                },
+            };
+            let goes_on = if under_way.unsubscribe {
+                self.unsubscribe_part(slot, under_way, filters);
+                true
+            } else {
+                self.subscribe_part(slot, under_way, filters, verdict)
+            };
+            self.spread_interest();
+            if !goes_on {
+                return Progress::Done;
+            }
+            if under_way.done < filters.len() {
+                return Progress::NextTurn;
+            }
+        }
+        let key = match under_way.acknowledged {
+            Some(key) => key,
+            // [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] and for UNSUBSCRIBE, also where nothing ended,
+            // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5]
+            None => {
+                let key = self.acknowledge_subscription(slot, under_way);
+                *under_way.acknowledged.insert(key)
+            }
+        };
+        let version = self.wires.slots[slot as usize].version;
+        for _ in 0..PART_FILTERS {
+            let Some((at, sub)) = under_way.retained.get(under_way.paged) else {
+                return Progress::Done;
+            };
+            let mut rest = SubscribeFilters::trusted(&filters[*at..], version).iter();
+            if let Some(Ok(filter)) = rest.next().map(|(filter, _)| TopicFilter::parse(filter)) {
+                self.send_retained(slot, filter, *sub, key);
+            }
+            under_way.paged += 1;
+        }
+        if under_way.paged < under_way.retained.len() {
+            Progress::NextTurn
+        } else {
+            Progress::Done
+        }
+    }
+
+    /// Asks about the next part.
+    fn ask_subscribe(&mut self, slot: u32, rest: &[u8]) -> Option<Verdict> {
+        let version = self.wires.slots[slot as usize].version;
+        let part = SubscribeFilters::trusted(rest, version)
+            .iter()
+            .take(PART_FILTERS);
+        let wanted = part.filter_map(|(filter, options)| {
+            let filter = TopicFilter::parse(filter).ok()?;
+            Some((filter.filter().into(), options.qos))
+        });
+        let question = self.question(slot, Wish::Subscribe(wanted.collect()));
+        self.auth.ask(question)
+    }
+
+    /// False: the connection is over.
+    fn subscribe_part(
+        &mut self,
+        slot: u32,
+        under_way: &mut Subscribing,
+        filters: &[u8],
+        verdict: &Verdict,
+    ) -> bool {
         let connection = &self.wires.slots[slot as usize];
         let (session, version, bridge) =
             (connection.session, connection.version, connection.bridge);
-        // [MQTT-3.8.4-5] [MQTT-3.9.3-1] [MQTT5-3.8.4-6] [MQTT5-3.9.3-1] a code per filter, in order
-        let mut codes = Codes::new();
         let mut asked = 0;
-        let mut retained = SmallVec::<[(TopicFilter<'_>, Subscription); 4]>::new();
-        // [MQTT-3.8.4-4] [MQTT5-3.8.4-5] one after the other
-        for (filter, options) in subscribe.filters.iter() {
+        let mut granted = Vec::new();
+        let rest = SubscribeFilters::trusted(&filters[under_way.done..], version);
+        // [MQTT-3.8.4-4] [MQTT5-3.8.4-5] one after the other; [MQTT-3.8.4-5] [MQTT-3.9.3-1] [MQTT5-3.8.4-6]
+        // [MQTT5-3.9.3-1] a code per filter, in order
+        for (filter, options) in rest.iter().take(PART_FILTERS) {
+            self.work -= FILTER_WORK;
+            let at = under_way.done;
+            under_way.done += FILTER_LENGTH_BYTES + filter.len() + OPTIONS_BYTES;
             let parsed = TopicFilter::parse(filter);
             let denied = match (verdict, parsed.is_ok()) {
                 (Verdict::Deny(reason), _) => Some(*reason),
@@ -90,75 +251,116 @@ impl Shard {
             };
             let checked = match parsed {
                 Ok(_) if denied.is_some() => Err(denied.unwrap_or(ReasonCode::NOT_AUTHORIZED)),
-                Ok(parsed) => self.check_filter(session, parsed),
+                Ok(parsed) => self.check_filter(slot, parsed),
                 Err(_) => Err(ReasonCode::TOPIC_FILTER_INVALID),
             };
-            match checked {
+            let filter = match checked {
+                Ok(filter) => filter,
                 Err(reason) => {
-                    let client = self.sessions.slots[session as usize].session.client_id();
-                    log::info!(client = client, filter = filter, reason:% = reason; "subscription refused");
+                    // limits have lines of their own
+                    if reason != ReasonCode::QUOTA_EXCEEDED {
+                        let client = self.sessions.slots[session as usize].session.client_id();
+                        log::info!(client = client, filter = filter, reason:% = reason; "subscription refused");
+                    }
                     if version == Version::V31 {
                         // 3.1 has no code for a failure
-                        return self.violation(slot, reason, "a filter that is refused");
+                        self.violation(slot, reason, "a filter that is refused");
+                        return false;
                     }
                     // [MQTT5-3.8.4-7] [MQTT5-3.9.3-2] [MQTT-3.8.4-5]; the encoder makes 0x80 of it before 5.0
-                    codes.push(reason.0);
+                    under_way.codes.push(reason.0);
+                    continue;
                 }
-                Ok(filter) => {
-                    let options = SubscribeOptions {
-                        qos: options.qos.min(self.config.capabilities.maximum_qos),
-                        no_local: options.no_local || (bridge && !filter.is_shared()),
-                        ..options
-                    };
-                    let sub = Subscription {
-                        qos: options.qos,
-                        no_local: options.no_local,
-                        retain_as_published: options.retain_as_published,
-                        id: subscribe.subscription_id.and_then(NonZeroU32::new),
-                    };
-                    let is_new =
-                        self.topics
-                            .subscribe(ClientKey(session), filter, sub, &mut self.changes);
-                    self.record_subscription(session, filter, options, subscribe.subscription_id);
-                    let wants_retained = match options.retain_handling {
-                        // [MQTT-3.3.1-6] [MQTT-3.8.4-3] [MQTT5-3.3.1-9] [MQTT5-3.8.4-4]
-                        RetainHandling::Send => true,
-                        // [MQTT5-3.3.1-10]
-                        RetainHandling::SendIfNew => is_new,
-                        // [MQTT5-3.3.1-11]
-                        RetainHandling::DontSend => false,
-                    };
-                    // section 4.8.2: none for shared subscriptions
-                    if wants_retained && !filter.is_shared() {
-                        retained.push((filter, sub));
-                    }
-                    // [MQTT-3.8.4-5] [MQTT5-3.8.4-7]
-                    codes.push(options.qos.bits());
-                }
-            }
-        }
-        self.spread_interest();
-        if let Some(events) = &self.events {
-            let granted = |((filter, _), code): ((&str, SubscribeOptions), &u8)| {
-                (*code < 0x80).then(|| filter.into())
             };
+            let options = SubscribeOptions {
+                qos: options.qos.min(self.config.capabilities.maximum_qos),
+                no_local: options.no_local || (bridge && !filter.is_shared()),
+                ..options
+            };
+            let sub = Subscription {
+                qos: options.qos,
+                no_local: options.no_local,
+                retain_as_published: options.retain_as_published,
+                id: under_way.subscription_id.and_then(NonZeroU32::new),
+            };
+            let is_new = self
+                .topics
+                .subscribe(ClientKey(session), filter, sub, &mut self.changes);
+            self.record_subscription(session, filter, options, under_way.subscription_id);
+            let wants_retained = match options.retain_handling {
+                // [MQTT-3.3.1-6] [MQTT-3.8.4-3] [MQTT5-3.3.1-9] [MQTT5-3.8.4-4]
+                RetainHandling::Send => true,
+                // [MQTT5-3.3.1-10]
+                RetainHandling::SendIfNew => is_new,
+                // [MQTT5-3.3.1-11]
+                RetainHandling::DontSend => false,
+            };
+            // section 4.8.2: none for shared subscriptions
+            if wants_retained && !filter.is_shared() {
+                under_way.retained.push((at, sub));
+            }
+            if self.events.is_some() {
+                granted.push(filter.full().into());
+            }
+            // [MQTT-3.8.4-5] [MQTT5-3.8.4-7]
+            under_way.codes.push(options.qos.bits());
+        }
+        if let Some(events) = &self.events
+            && !granted.is_empty()
+        {
+            let client_id = self.sessions.slots[session as usize].session.client_id();
             events.push(Event::Subscribed {
-                client_id: self.sessions.slots[session as usize]
-                    .session
-                    .client_id()
-                    .into(),
-                filters: subscribe
-                    .filters
-                    .iter()
-                    .zip(&codes)
-                    .filter_map(granted)
-                    .collect(),
+                client_id: client_id.into(),
+                filters: granted,
             });
         }
-        // [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT5-3.8.4-1] [MQTT5-3.8.4-2]
-        let key = self.acknowledge_subscription(slot, subscribe.packet_id, false, &codes);
-        for (filter, sub) in retained {
-            self.send_retained(slot, filter, sub, key);
+        true
+    }
+
+    fn unsubscribe_part(&mut self, slot: u32, under_way: &mut Subscribing, filters: &[u8]) {
+        let session = self.wires.slots[slot as usize].session;
+        let mut named = Vec::new();
+        let rest = UnsubscribeFilters::trusted(&filters[under_way.done..]);
+        // [MQTT5-3.11.3-1] a code per filter, in order; [MQTT-3.10.4-6] [MQTT5-3.10.4-6] one after the other
+        for filter in rest.iter().take(PART_FILTERS) {
+            self.work -= FILTER_WORK;
+            under_way.done += FILTER_LENGTH_BYTES + filter.len();
+            if self.events.is_some() {
+                named.push(filter.into());
+            }
+            let Ok(filter) = TopicFilter::parse(filter) else {
+                under_way.codes.push(ReasonCode::TOPIC_FILTER_INVALID.0);
+                continue;
+            };
+            // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT5-3.10.4-1] [MQTT5-3.10.4-2]; what the session has begun to send is
+            // not touched [MQTT-3.10.4-3] [MQTT5-3.10.4-3]
+            let existed = self
+                .topics
+                .unsubscribe(ClientKey(session), filter, &mut self.changes);
+            if !filter.is_shared() {
+                self.stop_retained(slot, filter.filter());
+            }
+            let state = &self.sessions.slots[session as usize].session;
+            if existed && self.records && state.is_persistent() {
+                self.ops.push(Op::Unsubscribed {
+                    client_id: state.client_id().into(),
+                    filter: filter.full().into(),
+                });
+            }
+            // [MQTT5-3.11.3-2]
+            let code = if existed {
+                ReasonCode::SUCCESS
+            } else {
+                ReasonCode::NO_SUBSCRIPTION_EXISTED
+            };
+            under_way.codes.push(code.0);
+        }
+        if let Some(events) = &self.events {
+            let client_id = self.sessions.slots[session as usize].session.client_id();
+            events.push(Event::Unsubscribed {
+                client_id: client_id.into(),
+                filters: named,
+            });
         }
     }
 
@@ -189,8 +391,8 @@ impl Shard {
     }
 
     fn check_filter<'a>(
-        &self,
-        session: u32,
+        &mut self,
+        slot: u32,
         filter: TopicFilter<'a>,
     ) -> Result<TopicFilter<'a>, ReasonCode> {
         let capabilities = &self.config.capabilities;
@@ -201,27 +403,24 @@ impl Shard {
         if filter.has_wildcard() && !capabilities.wildcards {
             return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
-        let levels_max = self.config.topic_levels_max;
+        let levels_max = self.config.limits.topic_levels_max;
         if levels_max > 0
             && filter.filter().len() >= levels_max
             && filter.level_count() > levels_max
         {
+            self.limited_client(Limited::TopicLevels, slot);
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
         }
-        let subscriptions_max = self.config.subscriptions_max;
+        let subscriptions_max = self.config.limits.subscriptions_max;
+        let client = ClientKey(self.wires.slots[slot as usize].session);
         if subscriptions_max > 0
-            && self.topics.subscription_count(ClientKey(session)) >= subscriptions_max
-            && !self.subscribes(session, filter)
+            && self.topics.subscription_count(client) >= subscriptions_max
+            && !self.topics.is_subscribed(client, filter)
         {
+            self.limited_client(Limited::Subscriptions, slot);
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
         Ok(filter)
-    }
-
-    fn subscribes(&self, session: u32, filter: TopicFilter<'_>) -> bool {
-        self.topics
-            .subscriptions(ClientKey(session))
-            .any(|(existing, _)| existing == filter.full())
     }
 
     fn record_subscription(
@@ -243,16 +442,11 @@ impl Shard {
     }
 
     /// SUBACK or UNSUBACK leaves when every shard knows, and when it is kept for a persistent session.
-    fn acknowledge_subscription(
-        &mut self,
-        slot: u32,
-        id: corqtt_codec::PacketId,
-        unsubscribe: bool,
-        codes: &[u8],
-    ) -> Option<AckKey> {
+    fn acknowledge_subscription(&mut self, slot: u32, under_way: &Subscribing) -> Option<AckKey> {
         let session = self.wires.slots[slot as usize].session;
-        let state = &mut self.sessions.slots[session as usize];
-        let stored = self.records && state.session.is_persistent() && !self.ops.is_empty();
+        let state = &self.sessions.slots[session as usize];
+        // this turn's batch, or that of an earlier part
+        let stored = self.records && state.session.is_persistent() && self.last_token() > self.kept;
         let routed = Routed {
             owed: self.unconfirmed_interest(),
             stored,
@@ -261,9 +455,13 @@ impl Shard {
         let owed = routed.owed.len() as u16 + u16::from(stored);
         let out = self.wires.output(slot);
         let state = &mut self.sessions.slots[session as usize];
-        let key = state
-            .session
-            .acknowledge_subscription(id, unsubscribe, codes, owed, out);
+        let key = state.session.acknowledge_subscription(
+            under_way.packet_id,
+            under_way.unsubscribe,
+            &under_way.codes,
+            owed,
+            out,
+        );
         if let Some(key) = key {
             let waiter = Waiter::Ack {
                 session,
@@ -274,56 +472,11 @@ impl Shard {
         }
         key
     }
-
-    pub(crate) fn handle_unsubscribe(&mut self, slot: u32, unsubscribe: &Unsubscribe<'_>) {
-        if !self.codes_fit(slot, unsubscribe.filters.iter().count()) {
-            return;
-        }
-        let session = self.wires.slots[slot as usize].session;
-        // [MQTT5-3.11.3-1] a code per filter, in order; [MQTT-3.10.4-6] [MQTT5-3.10.4-6] one after the other
-        let mut codes = Codes::new();
-        for filter in unsubscribe.filters.iter() {
-            let Ok(filter) = TopicFilter::parse(filter) else {
-                codes.push(ReasonCode::TOPIC_FILTER_INVALID.0);
-                continue;
-            };
-            // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT5-3.10.4-1] [MQTT5-3.10.4-2]; what the session has begun to send is
-            // not touched [MQTT-3.10.4-3] [MQTT5-3.10.4-3]
-            let existed = self
-                .topics
-                .unsubscribe(ClientKey(session), filter, &mut self.changes);
-            if !filter.is_shared() {
-                self.stop_retained(slot, filter.filter());
-            }
-            let state = &self.sessions.slots[session as usize].session;
-            if existed && self.records && state.is_persistent() {
-                self.ops.push(Op::Unsubscribed {
-                    client_id: state.client_id().into(),
-                    filter: filter.full().into(),
-                });
-            }
-            // [MQTT5-3.11.3-2]
-            let code = if existed {
-                ReasonCode::SUCCESS
-            } else {
-                ReasonCode::NO_SUBSCRIPTION_EXISTED
-            };
-            codes.push(code.0);
-        }
-        self.spread_interest();
-        if let Some(events) = &self.events {
-            events.push(Event::Unsubscribed {
-                client_id: self.sessions.slots[session as usize]
-                    .session
-                    .client_id()
-                    .into(),
-                filters: unsubscribe.filters.iter().map(Into::into).collect(),
-            });
-        }
-        // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] also where nothing ended
-        self.acknowledge_subscription(slot, unsubscribe.packet_id, true, &codes);
-    }
 }
+
+/// On the wire, before a filter and behind it.
+const FILTER_LENGTH_BYTES: usize = 2;
+const OPTIONS_BYTES: usize = 1;
 
 /// The granted QoS is also the reason code `[MQTT-3.9.3-2]`.
 const _: () = assert!(QoS::ExactlyOnce.bits() == ReasonCode::GRANTED_QOS_2.0);

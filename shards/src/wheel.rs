@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     Session(u32),
     /// Listeners that rest.
     Accept,
+    /// Connections that wait for publish-rate.
+    Publish,
     /// Expiry of retained messages.
     Sweep,
 }
@@ -46,6 +48,11 @@ impl Wheel {
     /// The tick at which an entry for `at_ms` fires: never early, at most one tick late.
     pub(crate) fn tick_of(at_ms: u64) -> u64 {
         at_ms.div_ceil(TICK_MS)
+    }
+
+    /// The tick whose entries have fired by `now_ms`.
+    pub(crate) fn tick_now(now_ms: u64) -> u64 {
+        now_ms / TICK_MS
     }
 
     /// Puts an entry in; it fires in the first [`Wheel::advance`] to its tick or later.

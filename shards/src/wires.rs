@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shard's table of connections, and the output buffers that busy ones borrow.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
@@ -12,7 +13,10 @@ use rustix::io::Errno;
 
 use crate::connect::Pending;
 use crate::layers::Layered;
+use crate::limits::Limited;
 use crate::listener::Peer;
+
+const _: () = assert!(size_of::<Connection>() <= 136);
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -21,6 +25,12 @@ pub(crate) const NONE: u32 = u32::MAX;
 const POOLED_MAX: usize = 1024;
 /// Memory that a pooled buffer keeps, bytes.
 const POOLED_BYTES_MAX: usize = 16 * 1024;
+
+/// Output from this on is offered to the kernel at once instead of at the end of the turn (bytes).
+const EARLY_FLUSH_BYTES: usize = 128 * 1024;
+
+/// A read buffer smaller than this is not worth taking away (bytes).
+const PARTIAL_BYTES_MIN: usize = 1024;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +71,8 @@ pub(crate) struct Connection {
     pub(crate) asking: bool,
     /// Decoding waits for a large fan-out of its last message.
     pub(crate) fanning_out: bool,
+    /// Decoding waits for a token of publish-rate.
+    pub(crate) throttled: bool,
     /// Decoding waits until acknowledgements leave the session, or output the socket.
     pub(crate) paused: bool,
     /// In the list of those that are to be closed.
@@ -69,6 +81,9 @@ pub(crate) struct Connection {
     pub(crate) acked: u8,
     /// Subscriptions of it still get retained messages.
     pub(crate) paging: bool,
+    /// The address of `peer` was admitted, and leaves with the connection. False where a PROXY header is still to tell
+    /// the client's, and where there is none.
+    pub(crate) address_counted: bool,
     pub(crate) listener: u16,
     /// Seconds; 0: none.
     pub(crate) keep_alive_secs: u16,
@@ -82,6 +97,14 @@ pub(crate) struct Connection {
     /// What lies between the socket and MQTT; `None`: nothing.
     pub(crate) layers: Option<Box<Layered>>,
     pub(crate) peer: Peer,
+}
+
+impl Connection {
+    /// Nothing of it is decoded until something else has happened.
+    #[inline]
+    pub(crate) const fn decoding_waits(&self) -> bool {
+        self.asking || self.fanning_out || self.throttled
+    }
 }
 
 /// What a flush came to.
@@ -108,6 +131,10 @@ pub(crate) struct Wires {
     workspace: Workspace,
     /// Lent to a layered connection while it is flushed.
     spare: Vec<u8>,
+    /// Bytes of memory in read buffers, and in out-buffers that the kernel did not take at once.
+    pub(crate) held_bytes: usize,
+    /// Read buffers that are worth taking away: (bytes, slot).
+    partial_reads: BTreeSet<(usize, u32)>,
 }
 
 impl Wires {
@@ -119,6 +146,7 @@ impl Wires {
         peer: Peer,
         listener: u16,
         deadline_ms: u64,
+        address_counted: bool,
     ) -> u32 {
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
         let (generation, timer_tick) = self.slots.get(slot as usize).map_or((0, 0), |old| {
@@ -138,10 +166,12 @@ impl Wires {
             write_blocked: false,
             asking: false,
             fanning_out: false,
+            throttled: false,
             paused: false,
             closing: false,
             acked: 0,
             paging: false,
+            address_counted,
             listener,
             keep_alive_secs: 0,
             clock_ms: deadline_ms,
@@ -161,13 +191,14 @@ impl Wires {
 
     /// Frees a slot; the socket closes. Entries of it in `dirty` and the ready list find a free slot.
     pub(crate) fn remove(&mut self, slot: u32) {
+        drop(self.take_carry(slot));
         let connection = &mut self.slots[slot as usize];
         debug_assert!(connection.stage != Stage::Free);
         connection.stage = Stage::Free;
         connection.fd = None;
-        connection.carry = Carry::Empty;
         connection.pending = None;
-        connection.layers = None;
+        self.take_layers(slot);
+        let connection = &mut self.slots[slot as usize];
         connection.session = NONE;
         if let Some(out) = connection.out.take() {
             self.give_back(out);
@@ -232,7 +263,74 @@ impl Wires {
             .is_some_and(|layers| layers.transport.is_handshaking())
     }
 
+    /// So much waits that it is offered to the kernel at once: what is shed must be what the socket would not take.
+    #[inline]
+    pub(crate) fn is_early(&self, slot: u32, messages_max: usize) -> bool {
+        self.slots[slot as usize]
+            .out
+            .as_ref()
+            .is_some_and(|out| out.len() >= EARLY_FLUSH_BYTES || out.messages() >= messages_max)
+    }
+
+    /// Takes what an earlier read left over.
+    #[inline]
+    pub(crate) fn take_carry(&mut self, slot: u32) -> Carry {
+        let carry = std::mem::take(&mut self.slots[slot as usize].carry);
+        let bytes = carry.memory_bytes();
+        if bytes > 0 {
+            self.held_bytes -= bytes;
+            if bytes >= PARTIAL_BYTES_MIN {
+                self.partial_reads.remove(&(bytes, slot));
+            }
+        }
+        carry
+    }
+
+    /// Keeps what a read left over, in place of nothing.
+    #[inline]
+    pub(crate) fn put_carry(&mut self, slot: u32, carry: Carry) {
+        let bytes = carry.memory_bytes();
+        if bytes > 0 {
+            self.held_bytes += bytes;
+            if bytes >= PARTIAL_BYTES_MIN {
+                self.partial_reads.insert((bytes, slot));
+            }
+        }
+        let connection = &mut self.slots[slot as usize];
+        debug_assert!(connection.carry.is_empty());
+        connection.carry = carry;
+    }
+
+    /// The largest read buffer that was not taken by this before, and its slot.
+    pub(crate) fn largest_partial_read(&mut self) -> Option<(usize, u32)> {
+        self.partial_reads.pop_last()
+    }
+
+    /// The kernel did not take a connection's output: its memory counts.
+    pub(crate) fn count_output(&mut self, slot: u32) {
+        if let Some(out) = &mut self.slots[slot as usize].out {
+            let (now, before) = out.count_memory();
+            self.held_bytes = self.held_bytes + now - before;
+        }
+    }
+
+    /// What a connection's layers hold has changed.
+    pub(crate) fn count_layers(&mut self, slot: u32) {
+        if let Some(layers) = &mut self.slots[slot as usize].layers {
+            let (now, before) = layers.count_memory();
+            self.held_bytes = self.held_bytes + now - before;
+        }
+    }
+
+    /// Takes the layers off a connection.
+    pub(crate) fn take_layers(&mut self, slot: u32) -> Option<Box<Layered>> {
+        let mut layers = self.slots[slot as usize].layers.take()?;
+        self.held_bytes -= layers.uncount_memory();
+        Some(layers)
+    }
+
     fn give_back(&mut self, mut out: Box<Output>) {
+        self.held_bytes -= out.uncount_memory();
         if self.pool.len() < POOLED_MAX {
             out.reset(POOLED_BYTES_MAX);
             self.pool.push(out);
@@ -243,7 +341,9 @@ impl Wires {
     pub(crate) fn flush(&mut self, slot: u32) -> Flushed {
         let connection = &mut self.slots[slot as usize];
         if connection.layers.is_some() {
-            return self.flush_layered(slot);
+            let flushed = self.flush_layered(slot);
+            self.count_layers(slot);
+            return flushed;
         }
         let (Some(fd), Some(out)) = (&connection.fd, &mut connection.out) else {
             return Flushed::All;
@@ -376,6 +476,8 @@ pub(crate) enum Why {
     Client(&'static str),
     /// The broker ended it.
     Broker(&'static str),
+    /// The broker ended it because of a limit, which told the log itself.
+    Limit(Limited),
     /// Malformed or forbidden bytes.
     Malformed(corqtt_codec::DecodeError),
     /// Reading or writing failed.
@@ -389,6 +491,7 @@ impl std::fmt::Display for Why {
         match self {
             Self::Client(text) => write!(f, "client: {text}"),
             Self::Broker(text) => write!(f, "broker: {text}"),
+            Self::Limit(limit) => write!(f, "limit: {}", limit.name()),
             Self::Malformed(error) => write!(f, "client sent a malformed packet: {error}"),
             Self::Transport(errno) => write!(f, "connection: {errno}"),
             Self::Layers(error) => error.fmt(f),

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use corqtt_port::admin::{Answer, Ask, Numbers, Query};
@@ -16,8 +15,8 @@ use corqtt_port::doubles::{LateAuth, LateStore, delaying};
 use corqtt_port::lane::{self, Receiver, Sender};
 use corqtt_port::store::{Memory, Store};
 use corqtt_shards::{
-    Capabilities, Compatibilities, Config, DrainStep, Driven, Listener, Ports, Runtime, Shard,
-    ToShard, bind, glommio_available, start,
+    Admission, Capabilities, Compatibilities, Config, DrainStep, Driven, Limits, Listener, Ports,
+    Runtime, Shard, ToShard, bind, glommio_available, start,
 };
 use corqtt_topics::{ShardId, Strategy};
 
@@ -68,7 +67,7 @@ struct Broker {
     address: SocketAddr,
     shards: Vec<Driven>,
     inboxes: Vec<Sender<ToShard>>,
-    connections: Arc<AtomicUsize>,
+    admission: Arc<Admission>,
 }
 
 fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
@@ -82,10 +81,7 @@ fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
         capabilities: Capabilities::default(),
         compatibilities: Compatibilities::default(),
         session: corqtt_session::Limits::default(),
-        topic_levels_max: 128,
-        subscriptions_max: 0,
-        connections_max: usize::MAX,
-        connect_timeout: Duration::from_secs(10),
+        limits: Limits::default(),
         strategy: Strategy::RoundRobin,
         hash_seed: 0x5EED,
     };
@@ -102,7 +98,7 @@ fn ports(
     setup: Setup,
     inboxes: &[Sender<ToShard>],
     inbox: Receiver<ToShard>,
-    connections: &Arc<AtomicUsize>,
+    admission: &Arc<Admission>,
 ) -> Ports {
     let seed = u64::from(shard) * 100;
     let own = &inboxes[usize::from(shard)];
@@ -126,7 +122,7 @@ fn ports(
         inbox,
         shards: inboxes.to_vec(),
         marks,
-        connections: connections.clone(),
+        admission: admission.clone(),
     }
 }
 
@@ -139,16 +135,16 @@ impl Broker {
         let config = config(setup, change);
         let lanes = (0..setup.shards).map(|_| lane::polled().expect("an eventfd"));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = lanes.unzip();
-        let connections = Arc::new(AtomicUsize::new(0));
+        let admission = Arc::new(Admission::new(&config));
         let shards = (0..setup.shards).zip(receivers).map(|(shard, inbox)| {
-            let ports = ports(shard, setup, &inboxes, inbox, &connections);
+            let ports = ports(shard, setup, &inboxes, inbox, &admission);
             start(ShardId(shard), &config, ports).expect("a shard")
         });
         Self {
             address: address(&config),
             shards: shards.collect(),
             inboxes: inboxes.clone(),
-            connections,
+            admission,
         }
     }
 
@@ -213,7 +209,7 @@ impl Broker {
         for shard in self.shards {
             shard.join().expect("the shard ends");
         }
-        assert_eq!(self.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(self.admission.connections(), 0);
     }
 }
 
@@ -603,7 +599,7 @@ fn a_drain_publishes_wills_and_says_goodbye() {
         for shard in broker.shards {
             shard.join().expect("the shard ends");
         }
-        assert_eq!(broker.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(broker.admission.connections(), 0);
     });
 }
 
@@ -624,8 +620,8 @@ fn a_shard_waits_when_only_its_clients_can_act() {
     let setup = setup(1, Runtime::Epoll, false);
     let config = config(setup, |_| {});
     let (sender, inbox) = lane::polled().expect("an eventfd");
-    let connections = Arc::new(AtomicUsize::new(0));
-    let ports = ports(0, setup, &[sender], inbox, &connections);
+    let admission = Arc::new(Admission::new(&config));
+    let ports = ports(0, setup, &[sender], inbox, &admission);
     let mut shard = Shard::new(ShardId(0), config.clone(), ports).expect("a shard");
     let mut client = Client::open(address(&config));
     // Receive Maximum 1 and no acknowledgement: the second message waits in the queue

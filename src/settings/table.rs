@@ -230,8 +230,7 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.listeners[].tls.crl", Kind::Path, Preset::None, "PEM file with revoked client certificates").needs(&[Part::Tls]),
     key("mqtt.listeners[].proxy-protocol-from", Kind::Cidrs, Preset::None,
         "load balancers that send a PROXY header, as address ranges").needs(&[Part::ProxyProtocol]),
-    key("mqtt.listeners[].max-connections", COUNT, Is("0"), "connections at once on this listener; 0 = only the global limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.listeners[].max-connections", COUNT, Is("0"), "connections at once on this listener; 0 = only the global limit"),
     key("mqtt.listeners[].auth", Kind::Choice(AuthWay::CHOICES), Derived("auth.way"),
         "what identifies a client on this listener").values_need(WITH_CREDENTIALS),
     key("mqtt.listeners[].allowed-origins", Kind::Texts, Preset::None, "Origins of browsers that may use WebSocket here")
@@ -239,10 +238,8 @@ pub(super) const ROWS: &[Row] = &[
 
     key("mqtt.limits.connections", COUNT, Derived("the limit of open files less 512"),
         "clients connected at once; 0 = no limit; the same as maximum-clients"),
-    key("mqtt.limits.connections-per-ip", COUNT, Is("0"), "connections of one address at once; 0 = no limit")
-        .unused("this build does not enforce it yet"),
-    key("mqtt.limits.connect-rate", COUNT, Is("0"), "new connections per second; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.connections-per-ip", COUNT, Is("0"), "connections of one address, or one /64 of IPv6, at once; 0 = no limit"),
+    key("mqtt.limits.connect-rate", COUNT, Is("0"), "CONNECT packets per second, as many at once; 0 = no limit"),
     key("mqtt.limits.connect-timeout", seconds(1, 3600), Is("10s"), "time from accept to the end of CONNECT"),
     key("mqtt.limits.queue-messages", COUNT, Is("100000"), "messages queued per session; 0 = no limit"),
     key("mqtt.limits.queue-bytes", SIZE, Is("64MiB"), "bytes queued per session; 0 = no limit"),
@@ -250,18 +247,14 @@ pub(super) const ROWS: &[Row] = &[
         "what happens to a message for a full queue"),
     key("mqtt.limits.out-buffer", SIZE, Is("1MiB"),
         "bytes waiting for a slow reader, beyond which QoS 0 is shed; 0 = no limit"),
-    key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.publish-rate", COUNT, Is("0"), "publishes per client and second, as many at once, beyond which it is not read; 0 = no limit"),
     key("mqtt.limits.subscriptions", COUNT, Is("0"), "subscriptions per client; 0 = no limit"),
     key("mqtt.limits.topic-levels", number(0, 65_535), Is("128"), "levels of a topic; 0 = no limit"),
-    key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit")
-        .unused("this build does not enforce it yet"),
-    key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+    key("mqtt.limits.retained-messages", COUNT, Is("0"), "retained messages; 0 = no limit"),
+    key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit"),
     key("mqtt.limits.alias-bytes", SIZE, Is("64KiB"), "bytes of topic aliases per connection; 0 = no limit"),
     key("mqtt.limits.memory-max", SIZE, Derived("half of the machine's or the cgroup's memory"),
-        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit"),
     key("mqtt.limits.store-bytes", SIZE, Is("0"), "bytes in the store; 0 = no limit")
         .unused("this build does not enforce it yet"),
     key("mqtt.limits.drain-timeout", seconds(0, 86_400), Is("30s"), "longest time to say good-bye to clients at SIGTERM"),
@@ -279,8 +272,7 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.options.capabilities.maximum-session-expiry-interval", seconds(0, u32::MAX as u64), Is("4294967295"),
         "longest time that a session outlives its connection; 4294967295 = for ever"),
     key("mqtt.options.capabilities.maximum-client-writes-pending", number(0, u32::MAX as u64), Is("8192"),
-        "messages waiting to be written per connection; 0 = no limit")
-        .unused("this build does not enforce it yet"),
+        "messages waiting to be written per connection, beyond which QoS 0 is shed; 0 = no limit"),
     key("mqtt.options.capabilities.maximum-packet-size", bytes(0, 268_435_460), Is("1MiB"),
         "largest packet accepted; 0 = the protocol's limit of 268435460"),
     key("mqtt.options.capabilities.receive-maximum", number(1, 65_535), Is("1024"),

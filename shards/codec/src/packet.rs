@@ -253,6 +253,18 @@ pub struct SubscribeFilters<'a> {
 }
 
 impl<'a> SubscribeFilters<'a> {
+    /// Bytes that [`SubscribeFilters::parse`] has checked, from the beginning of any filter on.
+    #[must_use]
+    pub const fn trusted(raw: &'a [u8], version: Version) -> Self {
+        Self { raw, version }
+    }
+
+    /// As on the wire: for each filter two bytes of length, the text, and a byte of options.
+    #[must_use]
+    pub const fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
     /// Filters with their options.
     #[must_use]
     pub const fn iter(&self) -> SubscribeFiltersIter<'a> {
@@ -356,6 +368,18 @@ pub struct UnsubscribeFilters<'a> {
 }
 
 impl<'a> UnsubscribeFilters<'a> {
+    /// Bytes that [`UnsubscribeFilters::parse`] has checked, from the beginning of any filter on.
+    #[must_use]
+    pub const fn trusted(raw: &'a [u8]) -> Self {
+        Self { raw }
+    }
+
+    /// As on the wire: for each filter two bytes of length and the text.
+    #[must_use]
+    pub const fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
     /// The filters.
     #[must_use]
     pub const fn iter(&self) -> UnsubscribeFiltersIter<'a> {

@@ -68,6 +68,8 @@ pub struct Numbers {
     pub messages_sent: u64,
     /// Messages dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+    /// How often a limit was reached, by its name.
+    pub limited: Vec<(&'static str, u64)>,
     /// Connected clients.
     pub clients_connected: u64,
     /// Sessions, connected or not.

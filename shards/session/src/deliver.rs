@@ -8,6 +8,7 @@ use corqtt_codec::{
 };
 
 use crate::alias::OutboundAliases;
+use crate::held::Held;
 use crate::packet_ids::next_id;
 use crate::{Limits, Now, Output, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Session};
 
@@ -23,6 +24,8 @@ pub enum DropReason {
     TooLarge,
     /// QoS 0 while the client reads too slowly.
     OutBuffer,
+    /// QoS 0 while as many messages wait to be written as may.
+    WritesPending,
     /// QoS 0 for a client that is not connected.
     Offline,
     /// The session's queue was full: the oldest one went.
@@ -31,6 +34,8 @@ pub enum DropReason {
     QueueFullNew,
     /// The session's queue was full: the new one went and its publisher was told.
     QueueFullRejected,
+    /// The node held as much as it may (memory-max): QoS 0 for a slow reader, or for a queue, which counts as full.
+    MemoryMax,
     /// The session ended with the message in its queue or in flight.
     SessionEnded,
     /// The client answered PUBACK or PUBREC with an error.
@@ -43,14 +48,16 @@ pub struct Drops([u64; Self::REASONS.len()]);
 
 impl Drops {
     /// All reasons with their names in metrics.
-    pub const REASONS: [(DropReason, &'static str); 9] = [
+    pub const REASONS: [(DropReason, &'static str); 11] = [
         (DropReason::Expired, "expired"),
         (DropReason::TooLarge, "too-large"),
         (DropReason::OutBuffer, "out-buffer"),
+        (DropReason::WritesPending, "writes-pending"),
         (DropReason::Offline, "offline"),
         (DropReason::QueueFullOldest, "queue-full-oldest"),
         (DropReason::QueueFullNew, "queue-full-new"),
         (DropReason::QueueFullRejected, "queue-full-rejected"),
+        (DropReason::MemoryMax, "memory-max"),
         (DropReason::SessionEnded, "session-ended"),
         (DropReason::RefusedByClient, "refused-by-client"),
     ];
@@ -98,6 +105,8 @@ pub struct Grant<'a> {
 pub struct Outgoing<'a> {
     message: MessageRef<'a>,
     kept: Option<Arc<Message>>,
+    /// The same for sessions of this shard.
+    held: Option<Held>,
     /// The last encoded header (and small payload), to be copied and patched for the next client.
     frame: &'a mut Frame,
     /// No other client gets it: encoding it once for all would be one copy too many.
@@ -123,6 +132,7 @@ impl<'a> Outgoing<'a> {
         Self {
             message,
             kept: None,
+            held: None,
             frame,
             single: false,
         }
@@ -136,6 +146,20 @@ impl<'a> Outgoing<'a> {
         Self {
             message: message.as_ref().as_ref(),
             kept: Some(message.clone()),
+            held: None,
+            frame,
+            single: false,
+        }
+    }
+
+    /// Begins with a message that a session held.
+    #[must_use]
+    pub fn held(message: &'a Held, frame: &'a mut Frame) -> Self {
+        frame.key = None;
+        Self {
+            message: message.as_ref(),
+            kept: None,
+            held: Some(message.clone()),
             frame,
             single: false,
         }
@@ -159,9 +183,21 @@ impl<'a> Outgoing<'a> {
     /// The message for keeping; copied at most once however many clients keep it.
     #[inline]
     pub fn keep(&mut self) -> Arc<Message> {
-        self.kept
-            .get_or_insert_with(|| Arc::new(self.message.to_message()))
-            .clone()
+        let copy = || match &self.held {
+            Some(held) => Message::clone(held),
+            None => self.message.to_message(),
+        };
+        self.kept.get_or_insert_with(|| Arc::new(copy())).clone()
+    }
+
+    /// The same for a session.
+    #[inline]
+    pub(crate) fn hold(&mut self) -> Held {
+        let held = || match &self.kept {
+            Some(kept) => Held::shared(kept.clone()),
+            None => Held::new(self.message.to_message()),
+        };
+        self.held.get_or_insert_with(held).clone()
     }
 }
 
@@ -182,7 +218,7 @@ pub enum Delivered {
 #[derive(Debug)]
 pub(crate) struct Flight {
     /// `None` once PUBREC came: only the packet id is left `[MQTT-4.3.3-1]`, or where nobody will need it again.
-    message: Option<Arc<Message>>,
+    message: Option<Held>,
     extra: Extra,
     qos: QoS,
     retain: bool,
@@ -229,7 +265,7 @@ impl Step {
 /// A message that waits in a session's queue.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    message: Arc<Message>,
+    message: Held,
     extra: Extra,
     qos: QoS,
     retain: bool,
@@ -261,7 +297,7 @@ impl Extra {
 #[derive(Debug)]
 pub struct Unsent {
     /// The message.
-    pub message: Arc<Message>,
+    pub message: Held,
     /// The shared subscription that it was chosen for; `None`: it ends with the session.
     pub group: Option<Arc<str>>,
 }
@@ -294,14 +330,13 @@ impl Flight {
 }
 
 impl Queued {
-    pub(crate) fn into_unsent(self) -> Option<Unsent> {
-        Some(Unsent {
+    pub(crate) fn into_unsent(self) -> Unsent {
+        Unsent {
             message: self.message,
             group: self.extra.group,
-        })
+        }
     }
 
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn message(&self) -> &Message {
         &self.message
     }
@@ -353,9 +388,9 @@ impl Session {
                 drops.count(DropReason::Offline);
                 return Delivered::Dropped(DropReason::Offline);
             };
-            if out.len() > limits.out_buffer_bytes_max {
-                drops.count(DropReason::OutBuffer);
-                return Delivered::Dropped(DropReason::OutBuffer);
+            if let Some(reason) = too_slow(out, limits) {
+                drops.count(reason);
+                return Delivered::Dropped(reason);
             }
             // [MQTT-4.3.1-1] [MQTT5-4.3.1-1] without packet id and DUP, and nothing is kept
             return self.send(
@@ -375,7 +410,7 @@ impl Session {
             && self.queue.is_empty()
             && self.resend == 0
             && self.may_begin(limits)
-            && out.len() <= limits.out_buffer_bytes_max
+            && too_slow(out, limits).is_none()
         {
             let packet_id = self.free_packet_id();
             // without DUP: [MQTT-4.3.2-1] [MQTT-4.3.3-1] [MQTT5-4.3.2-2] [MQTT5-4.3.3-2]
@@ -393,7 +428,7 @@ impl Session {
             if sent == Delivered::Sent {
                 // a clean session never resends: its message needs no keeping
                 let keep = self.is_persistent() || grant.group.is_some();
-                let message = keep.then(|| outgoing.keep());
+                let message = keep.then(|| outgoing.hold());
                 let extra = if keep {
                     Extra::of(&grant)
                 } else {
@@ -462,6 +497,7 @@ impl Session {
                 outgoing.frame.encode(&message, key, self.version);
             }
             outgoing.frame.copy_to(packet_id, &message, out);
+            out.count_message();
             return Delivered::Sent;
         }
         let mut header = PublishHeader {
@@ -507,6 +543,7 @@ impl Session {
         }
         header.encode(out.bytes_mut());
         out.push_payload(message.payload);
+        out.count_message();
         Delivered::Sent
     }
 
@@ -518,7 +555,16 @@ impl Session {
         limits: &Limits,
         drops: &mut Drops,
     ) -> Delivered {
+        if self.over {
+            drops.count(DropReason::SessionEnded);
+            return Delivered::Dropped(DropReason::SessionEnded);
+        }
         let size = outgoing.message.size();
+        if limits.memory_full
+            && let Some(refused) = self.make_room(size, limits, drops)
+        {
+            return refused;
+        }
         let never_fits = limits.queue_bytes_max > 0 && size > limits.queue_bytes_max;
         while self.queue_is_full(size, limits) {
             match limits.queue_full {
@@ -543,7 +589,7 @@ impl Session {
         }
         // [MQTT-4.5.0-1] [MQTT5-4.5.0-1] the session has it, connected or not
         self.queue_bytes += size;
-        let message = outgoing.keep();
+        let message = outgoing.hold();
         self.queue.push_back(Queued {
             message,
             extra: Extra::of(grant),
@@ -551,6 +597,24 @@ impl Session {
             retain: grant.retain,
         });
         Delivered::Queued
+    }
+
+    /// The node's memory is full, and so is every queue: at most as much comes in as goes.
+    fn make_room(&mut self, size: usize, limits: &Limits, drops: &mut Drops) -> Option<Delivered> {
+        let dropped = match limits.queue_full {
+            QueueFull::DropOldest if self.queue_bytes >= size => {
+                let upto = self.queue_bytes - size;
+                while self.queue_bytes > upto && self.pop_queue().is_some() {
+                    drops.count(DropReason::MemoryMax);
+                }
+                return None;
+            }
+            QueueFull::DropOldest | QueueFull::DropNew => Delivered::Dropped(DropReason::MemoryMax),
+            QueueFull::Reject => Delivered::Dropped(DropReason::QueueFullRejected),
+            QueueFull::Disconnect => Delivered::Disconnect,
+        };
+        drops.count(DropReason::MemoryMax);
+        Some(dropped)
     }
 
     fn queue_is_full(&self, size: usize, limits: &Limits) -> bool {
@@ -600,7 +664,7 @@ impl Session {
             return 0;
         }
         for _ in 0..messages_max {
-            if out.len() > limits.out_buffer_bytes_max {
+            if too_slow(out, limits).is_some() {
                 break;
             }
             let sent = if self.resend > 0 {
@@ -645,7 +709,7 @@ impl Session {
             qos,
             retain,
         } = queued;
-        let mut outgoing = Outgoing::new(message.as_ref().as_ref(), frame);
+        let mut outgoing = Outgoing::new(message.as_ref(), frame);
         let grant = Grant {
             qos,
             retain,
@@ -721,7 +785,7 @@ impl Session {
         let expiry_secs = message
             .expires_at_ms
             .map(|at| remaining_secs(at, now).unwrap_or(0));
-        let mut outgoing = Outgoing::new(message.as_ref().as_ref(), frame);
+        let mut outgoing = Outgoing::new(message.as_ref(), frame);
         let grant = Grant {
             qos,
             retain,
@@ -835,6 +899,24 @@ impl Session {
             _ => return false,
         }
         self.finish(id)
+    }
+}
+
+/// While memory is full, a client for which more than this waits is slow. What one turn writes is offered to the kernel
+/// before it is so much.
+const SLOW_READER_BYTES: usize = 256 * 1024;
+
+/// Why nothing more is written for a client that reads too slowly: so much waits for its socket.
+#[inline]
+fn too_slow(out: &Output, limits: &Limits) -> Option<DropReason> {
+    if out.len() > limits.out_buffer_bytes_max {
+        Some(DropReason::OutBuffer)
+    } else if out.messages() >= limits.writes_pending_max {
+        Some(DropReason::WritesPending)
+    } else if limits.memory_full && out.len() > SLOW_READER_BYTES {
+        Some(DropReason::MemoryMax)
+    } else {
+        None
     }
 }
 

@@ -121,6 +121,8 @@ impl World {
                 QueueFull::Disconnect,
             ]),
             out_buffer_bytes_max: input.pick([10, 4000]),
+            writes_pending_max: input.pick([2, 8192]),
+            memory_full: input.pick([false, true]),
             receive_maximum: input.pick([2, 1024]),
             topic_alias_maximum: input.pick([0, 3, 65_535]),
             alias_bytes_max: input.pick([4, 12, 65_536]),

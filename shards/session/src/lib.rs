@@ -21,6 +21,7 @@ mod deliver;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod held;
 mod inbound;
 mod output;
 mod packet_ids;
@@ -30,9 +31,10 @@ mod tests;
 mod will;
 
 pub use deliver::{Delivered, DropReason, Drops, Frame, Grant, Outgoing, Unsent};
+pub use held::{Held, held_bytes};
 pub use inbound::{AckKey, AckRing, Inbound, PublishTopic, Violation};
 pub use output::{Output, SHARED_PAYLOAD_BYTES_MIN};
-pub use session::{Closed, Deadline, Opening, Session};
+pub use session::{Closed, Deadline, Leftover, Opening, Session};
 pub use will::Will;
 
 /// The two clocks, read once per turn by the shard.
@@ -71,6 +73,10 @@ pub struct Limits {
     pub queue_full: QueueFull,
     /// Bytes waiting for the socket beyond which QoS 0 is shed and QoS 1 and 2 stay in the queue.
     pub out_buffer_bytes_max: usize,
+    /// Messages waiting for the socket from which on the same happens.
+    pub writes_pending_max: usize,
+    /// The node holds as much as it may: queues are full, and slow readers are shed sooner. Changes while it runs.
+    pub memory_full: bool,
     /// QoS 1 and 2 messages that a client may have unacknowledged (our Receive Maximum).
     pub receive_maximum: u16,
     /// Topic aliases that a client may set on us.
@@ -87,6 +93,8 @@ impl Default for Limits {
             queue_bytes_max: 64 << 20,
             queue_full: QueueFull::DropOldest,
             out_buffer_bytes_max: 1 << 20,
+            writes_pending_max: 8192,
+            memory_full: false,
             receive_maximum: 1024,
             topic_alias_maximum: 65_535,
             alias_bytes_max: 64 << 10,

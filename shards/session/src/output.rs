@@ -23,6 +23,10 @@ pub struct Output {
     written: usize,
     large: VecDeque<(usize, Bytes)>,
     large_bytes: usize,
+    /// Of application messages in it; after a partial write an estimate from the bytes that are left.
+    messages: usize,
+    /// What its owner counted as its memory.
+    counted_bytes: usize,
 }
 
 impl Output {
@@ -41,6 +45,20 @@ impl Output {
             }
             _ => self.bytes.extend_from_slice(payload.bytes),
         }
+    }
+
+    /// One more application message was put in.
+    #[inline]
+    pub fn count_message(&mut self) {
+        self.messages += 1;
+    }
+
+    /// Application messages that are not written yet. Where a write took a part of them, so many as the part of the
+    /// bytes that is left: where packets end is not kept.
+    #[inline]
+    #[must_use]
+    pub const fn messages(&self) -> usize {
+        self.messages
     }
 
     fn push_large(&mut self, payload: Bytes) {
@@ -103,6 +121,13 @@ impl Output {
     /// # Panics
     /// If more was written than was there.
     pub fn advance(&mut self, mut count: usize) {
+        let before = self.len();
+        if count < before {
+            let left = (before - count) as u128;
+            self.messages = (self.messages as u128 * left).div_ceil(before as u128) as usize;
+        } else {
+            self.messages = 0;
+        }
         while count > 0 {
             let run = self.large.front().map_or(self.bytes.len(), |(at, _)| *at) - self.written;
             let taken = run.min(count);
@@ -141,6 +166,7 @@ impl Output {
         self.written = 0;
         self.large.clear();
         self.large_bytes = 0;
+        self.messages = 0;
         self.bytes.shrink_to(bytes_max);
     }
 
@@ -148,6 +174,18 @@ impl Output {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
+    }
+
+    /// Bytes of memory that it takes now, without payloads that are shared by counting, and what this said last time.
+    pub fn count_memory(&mut self) -> (usize, usize) {
+        let entries = self.large.capacity() * size_of::<(usize, Bytes)>();
+        let now = self.bytes.capacity() + entries;
+        (now, std::mem::replace(&mut self.counted_bytes, now))
+    }
+
+    /// What [`Output::count_memory`] said last; from now on that is 0.
+    pub fn uncount_memory(&mut self) -> usize {
+        std::mem::take(&mut self.counted_bytes)
     }
 }
 
@@ -220,6 +258,40 @@ mod tests {
             assert_eq!(output.len(), queued - written);
         }
         assert!(output.capacity() < 4 * WRITTEN_BYTES_MAX);
+    }
+
+    #[test]
+    fn messages_are_counted_until_they_are_written() {
+        let mut output = Output::default();
+        for _ in 0..10 {
+            output.bytes_mut().extend_from_slice(b"0123456789");
+            output.count_message();
+        }
+        assert_eq!(output.messages(), 10);
+        output.advance(5);
+        assert_eq!(output.messages(), 10, "half of the first is left");
+        output.advance(55);
+        assert_eq!(output.messages(), 4);
+        output.advance(40);
+        assert_eq!(output.messages(), 0);
+        output.bytes_mut().extend_from_slice(b"an acknowledgement");
+        assert_eq!(output.messages(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_never_done_does_not_gather_messages() {
+        let mut output = Output::default();
+        for _ in 0..1000 {
+            for _ in 0..100 {
+                output.bytes_mut().extend_from_slice(b"0123456789");
+                output.count_message();
+            }
+            if output.len() > 1000 {
+                output.advance(1000);
+            }
+        }
+        assert_eq!(output.len(), 1000);
+        assert!((100..=101).contains(&output.messages()), "{output:?}");
     }
 
     #[test]

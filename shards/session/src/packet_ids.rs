@@ -167,13 +167,11 @@ impl<T> PacketIds<T> {
             .filter_map(|(id, entry)| Some((*id, entry.as_mut()?)))
     }
 
-    /// Empties it.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (PacketId, T)> {
+    /// Empties it: entries and holes, oldest first.
+    pub(crate) fn take(&mut self) -> VecDeque<(PacketId, Option<T>)> {
         self.live = 0;
         self.index = None;
         std::mem::take(&mut self.slots)
-            .into_iter()
-            .filter_map(|(id, entry)| Some((id, entry?)))
     }
 }
 

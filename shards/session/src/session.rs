@@ -70,6 +70,8 @@ pub struct Session {
     pub(crate) acks: AckRing,
 
     pub(crate) will: Option<Box<Will>>,
+    /// It has ended and only its subscriptions are still to go: what comes is dropped.
+    pub(crate) over: bool,
     /// Monotonic milliseconds; set while disconnected.
     pub(crate) expires_at_ms: Option<u64>,
     pub(crate) will_at_ms: Option<u64>,
@@ -131,8 +133,18 @@ impl Session {
             inbound: PacketIds::default(),
             acks: AckRing::default(),
             will: None,
+            over: false,
             expires_at_ms: None,
             will_at_ms: None,
+        }
+    }
+
+    /// What stands in for a session that has ended: nobody can be sent anything by it.
+    #[must_use]
+    pub fn over() -> Self {
+        Self {
+            over: true,
+            ..Self::new("", None)
         }
     }
 
@@ -333,35 +345,60 @@ impl Session {
 
     /// Takes the messages of shared groups out of the queue: another member may be there to get them. What was begun
     /// stays with this one `[MQTT5-4.8.2-4]`.
-    pub fn take_unsent_shared(&mut self) -> Vec<Unsent> {
+    pub fn take_unsent_shared(&mut self) -> Leftover {
         if !self.queue.iter().any(Queued::is_shared) {
-            return Vec::new();
+            return Leftover::default();
         }
         let (shared, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.queue)
             .into_iter()
             .partition(Queued::is_shared);
         self.queue = rest;
-        let unsent: Vec<_> = shared.into_iter().filter_map(Queued::into_unsent).collect();
-        self.queue_bytes -= unsent
-            .iter()
-            .map(|unsent| unsent.message.size())
-            .sum::<usize>();
-        unsent
+        let taken: usize = shared.iter().map(|queued| queued.message().size()).sum();
+        self.queue_bytes -= taken;
+        Leftover {
+            flights: VecDeque::new(),
+            queue: shared,
+        }
     }
 
     /// What the session leaves undelivered when it ends: messages of shared groups may go to another member, if
     /// they have their group.
-    pub fn into_unsent(&mut self) -> Vec<Unsent> {
-        let flights = self
-            .outbound
-            .drain()
-            .filter_map(|(_, flight)| flight.into_unsent());
-        let queued = std::mem::take(&mut self.queue)
-            .into_iter()
-            .filter_map(Queued::into_unsent);
+    pub fn into_unsent(&mut self) -> Leftover {
         self.queue_bytes = 0;
         self.resend = 0;
         self.unacked = 0;
-        flights.chain(queued).collect()
+        Leftover {
+            flights: self.outbound.take(),
+            queue: std::mem::take(&mut self.queue),
+        }
+    }
+}
+
+/// What a session leaves undelivered, oldest first. There may be a hundred thousand messages: taking them one by one
+/// costs little, dropping them together a while.
+#[derive(Debug, Default)]
+pub struct Leftover {
+    flights: VecDeque<(PacketId, Option<Flight>)>,
+    queue: VecDeque<Queued>,
+}
+
+impl Leftover {
+    /// Nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty() && self.queue.is_empty()
+    }
+}
+
+impl Iterator for Leftover {
+    type Item = Unsent;
+
+    fn next(&mut self) -> Option<Unsent> {
+        while let Some((_, flight)) = self.flights.pop_front() {
+            if let Some(unsent) = flight.and_then(Flight::into_unsent) {
+                return Some(unsent);
+            }
+        }
+        Some(self.queue.pop_front()?.into_unsent())
     }
 }

@@ -301,21 +301,29 @@ impl Partition {
         filter: TopicFilter<'_>,
         changes: &mut Vec<Interest>,
     ) -> bool {
-        let slot = if filter.group().is_some() {
-            self.groups.find(filter.full()).and_then(|group| {
-                let group = self.groups.group(group);
-                Some(group.member_at(group.position(client)?).slot)
-            })
-        } else {
-            // [MQTT-3.10.4-1] [MQTT5-3.10.4-1] the bytes as they are
-            self.filters.find(filter.filter()).and_then(|entry| {
-                let position = self.filters.position(entry, client)?;
-                Some(self.filters.subscribers(entry)[position as usize].slot)
-            })
+        let Some(slot) = self.slot_of(client, filter) else {
+            return false;
         };
-        let Some(slot) = slot else { return false };
         self.end(client, slot, changes);
         true
+    }
+
+    /// Whether a client subscribes to this very filter.
+    #[must_use]
+    pub fn is_subscribed(&self, client: ClientKey, filter: TopicFilter<'_>) -> bool {
+        self.slot_of(client, filter).is_some()
+    }
+
+    fn slot_of(&self, client: ClientKey, filter: TopicFilter<'_>) -> Option<u32> {
+        if filter.group().is_some() {
+            let group = self.groups.group(self.groups.find(filter.full())?);
+            Some(group.member_at(group.position(client)?).slot)
+        } else {
+            // [MQTT-3.10.4-1] [MQTT5-3.10.4-1] the bytes as they are
+            let entry = self.filters.find(filter.filter())?;
+            let position = self.filters.position(entry, client)?;
+            Some(self.filters.subscribers(entry)[position as usize].slot)
+        }
     }
 
     /// Ends all subscriptions of a client; its key may be used again.
@@ -344,6 +352,32 @@ impl Partition {
             *state = Client::default();
         }
         done
+    }
+
+    /// Takes a client out of at most `work_max` shared groups, so that none of them chooses it any more; whether it is
+    /// in none now.
+    pub fn leave_groups_step(
+        &mut self,
+        client: ClientKey,
+        work_max: usize,
+        changes: &mut Vec<Interest>,
+    ) -> bool {
+        let Some(state) = self.clients.get(client.0 as usize) else {
+            return true;
+        };
+        let mut left = work_max;
+        // from the end: what takes the place of one that goes was looked at
+        for slot in (0..state.slots.len()).rev() {
+            let state = &self.clients[client.0 as usize];
+            if left == 0 || state.memberships == 0 {
+                break;
+            }
+            if matches!(state.slots[slot].target.kind(), Kind::Group(_)) {
+                self.end(client, slot as u32, changes);
+                left -= 1;
+            }
+        }
+        self.clients[client.0 as usize].memberships == 0
     }
 
     /// A client's subscriptions with their whole filters, in no order.

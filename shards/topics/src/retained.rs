@@ -105,6 +105,18 @@ impl Retained {
         true
     }
 
+    /// What [`Retained::set`] would add to [`Retained::len`] and [`Retained::bytes`]; replacing by what is no larger,
+    /// and removing, add nothing.
+    #[must_use]
+    pub fn growth(&self, message: &Message, stamp: Stamp) -> (usize, usize) {
+        match self.messages.get(&message.topic) {
+            _ if message.payload.is_empty() => (0, 0),
+            Some(kept) if stamp < kept.stamp => (0, 0),
+            Some(kept) => (0, message.size().saturating_sub(kept.message.size())),
+            None => (1, message.size()),
+        }
+    }
+
     /// The message of one topic, unless it has expired.
     #[must_use]
     pub fn get(&self, topic: TopicName<'_>, now_wall_ms: u64) -> Option<(&Arc<Message>, Stamp)> {

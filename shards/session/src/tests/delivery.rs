@@ -376,6 +376,23 @@ fn qos_0_is_shed_behind_a_full_out_buffer_and_qos_1_waits() {
 }
 
 #[test]
+fn qos_0_is_shed_behind_too_many_messages_and_qos_1_waits() {
+    let mut bench = Bench::persistent(Version::V311);
+    bench.limits.writes_pending_max = 2;
+    assert_eq!(bench.deliver(b'1', AtMostOnce), Delivered::Sent);
+    assert_eq!(bench.deliver(b'2', AtMostOnce), Delivered::Sent);
+    assert_eq!(
+        bench.deliver(b'3', AtMostOnce),
+        Delivered::Dropped(DropReason::WritesPending)
+    );
+    assert_eq!(bench.deliver(b'4', AtLeastOnce), Delivered::Queued);
+    assert_eq!(bench.pump(), 0);
+    assert_eq!(bench.sent(), b"\x30\x04\x00\x01t1\x30\x04\x00\x01t2");
+    assert_eq!(bench.pump(), 1);
+    assert_eq!(bench.sent(), publish_v311(0x32, 1, b'4'));
+}
+
+#[test]
 fn qos_0_for_nobody_is_dropped() {
     let mut bench = Bench::persistent(Version::V311);
     bench.close();

@@ -141,7 +141,7 @@ fn messages_of_groups_leave_the_queue_for_another_member() {
     bench.deliver(b'1', AtLeastOnce);
     bench.deliver_as(&message("t", b"2", AtLeastOnce), grant);
     bench.deliver(b'3', AtLeastOnce);
-    let unsent = bench.session.take_unsent_shared();
+    let unsent: Vec<_> = bench.session.take_unsent_shared().collect();
     let taken: Vec<_> = unsent
         .iter()
         .map(|unsent| (&unsent.message.payload[..], unsent.group.as_deref()))
@@ -169,7 +169,7 @@ fn at_the_end_qos_1_in_flight_goes_to_its_group_and_a_started_qos_2_ends() {
             };
             bench.deliver_as(&message("t", payload, qos), grant);
         }
-        let unsent = bench.session.into_unsent();
+        let unsent: Vec<_> = bench.session.into_unsent().collect();
         let left: Vec<_> = unsent
             .iter()
             .map(|unsent| (unsent.message.payload[0], unsent.group.is_some()))

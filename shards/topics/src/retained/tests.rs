@@ -78,6 +78,31 @@ fn retain_with_empty_payload_clears_topic() {
 }
 
 #[test]
+fn growth_is_what_a_message_adds() {
+    let mut retained = kept(&["a"]);
+    for (name, payload, stamp, growth) in [
+        ("b", "12", 2, (1, 3)),
+        ("a", "12", 2, (0, 1)),
+        ("a", "1", 2, (0, 0)),
+        ("a", "", 2, (0, 0)),
+        ("b", "", 2, (0, 0)),
+        ("a", "much longer, but older", 0, (0, 0)),
+    ] {
+        let new = message(name, payload, None);
+        assert_eq!(retained.growth(&new, at(stamp)), growth, "{name} {payload}");
+        let mut after = kept(&["a"]);
+        let before = (after.len(), after.bytes());
+        after.set(new, at(stamp));
+        let grown = (
+            after.len().saturating_sub(before.0),
+            after.bytes().saturating_sub(before.1),
+        );
+        assert_eq!(grown, growth, "{name} {payload}");
+    }
+    assert!(retained.set(message("a", "x", None), at(1)));
+}
+
+#[test]
 fn an_older_message_or_clear_is_refused() {
     let mut retained = Retained::new();
     let newest = Stamp { time: 5, origin: 2 };
