@@ -401,5 +401,6 @@ fn session_limits(settings: &Settings) -> corqtt_session::Limits {
         receive_maximum: capabilities.receive_maximum,
         topic_alias_maximum: capabilities.topic_alias_maximum,
         alias_bytes_max: size(limits.alias_bytes),
+        memory_full: false,
     }
 }

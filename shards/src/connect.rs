@@ -69,7 +69,7 @@ const SHUTTING_DOWN: &str = "the broker is shutting down";
 impl Shard {
     /// The first packet of a connection. `rest` begins with it.
     pub(crate) fn handle_connect(&mut self, slot: u32, frame: Frame<'_>, size: usize, rest: &[u8]) {
-        // [MQTT-3.1.0-1] the first packet must be a CONNECT
+        // [MQTT-3.1.0-1] [MQTT5-3.1.0-1] the first packet must be a CONNECT
         let connect = match decode(frame, Version::V5) {
             Ok(Packet::Connect(connect)) => connect,
             Ok(_) => {
@@ -124,7 +124,8 @@ impl Shard {
         }
     }
 
-    /// A CONNECT that cannot be decoded: closed, with CONNACK where the client can understand one.
+    /// A CONNECT that cannot be decoded: closed, with CONNACK where the client can understand one
+    /// `[MQTT-3.1.4-1] [MQTT5-3.1.4-1]`.
     fn refuse_malformed(&mut self, slot: u32, frame: Frame<'_>, error: corqtt_codec::DecodeError) {
         let connection = &mut self.wires.slots[slot as usize];
         let version = corqtt_codec::connect_version(frame);
@@ -132,8 +133,8 @@ impl Shard {
             let answer = match version {
                 Ok(version) => {
                     connection.version = version;
-                    // before 5.0 a protocol violation has no answer [MQTT-4.8.0-1], but an unacceptable id has one
-                    version.is_v5() || error.reason() == ReasonCode::CLIENT_IDENTIFIER_NOT_VALID
+                    // [MQTT-3.1.4-1] before 5.0 without an answer
+                    version.is_v5()
                 }
                 // [MQTT-3.1.2-2] [MQTT5-3.1.2-2]
                 Err(unknown) => {
@@ -158,6 +159,7 @@ impl Shard {
         self.malformed(slot, error);
     }
 
+    /// Whether a CONNECT that is well-formed may go on; a client id that was assigned `[MQTT5-3.1.4-2]`.
     fn check_connect(&mut self, connect: &Connect<'_>) -> Result<Option<Box<str>>, Refused> {
         let capabilities = &self.config.capabilities;
         let refused = |reason, why| Err(Refused { reason, why });
@@ -171,13 +173,14 @@ impl Shard {
             );
         }
         if let Some(will) = &connect.will {
-            // [MQTT5-3.2.2-12] [MQTT5-3.2.2-13]
+            // [MQTT5-3.2.2-12]
             if will.qos > capabilities.maximum_qos {
                 return refused(
                     ReasonCode::QOS_NOT_SUPPORTED,
                     "the QoS of its will is above maximum-qos",
                 );
             }
+            // [MQTT5-3.2.2-13]
             if will.retain && !capabilities.retain {
                 return refused(
                     ReasonCode::RETAIN_NOT_SUPPORTED,
@@ -196,6 +199,7 @@ impl Shard {
             }
         }
         if let Some(method) = connect.authentication_method
+            // [MQTT5-4.12.0-1]
             && !self.auth.knows_method(method)
         {
             return refused(
@@ -204,20 +208,23 @@ impl Shard {
             );
         }
         if connect.client_id.is_empty() {
-            // [MQTT-3.1.3-7] [MQTT-3.1.3-8]; 3.1 has no empty client ids
+            // [MQTT-3.1.3-7] 3.1 has no empty client ids
             let allowed = match connect.version {
                 Version::V31 => false,
                 Version::V311 => connect.clean_start,
                 Version::V5 => true,
             };
             if !allowed {
+                // [MQTT-3.1.3-8] [MQTT-3.1.3-9]
                 return refused(
                     ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
                     "its client id is empty",
                 );
             }
+            // [MQTT-3.1.3-6] [MQTT5-3.1.3-6]
             return Ok(Some(self.assign_client_id()));
         }
+        // [MQTT-3.1.3-5] [MQTT5-3.1.3-5] no other id is refused; 3.1 has a limit
         if connect.version == Version::V31 && connect.client_id.chars().count() > 23 {
             return refused(
                 ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
@@ -227,7 +234,7 @@ impl Shard {
         Ok(None)
     }
 
-    /// A client id that nobody has and that belongs to this shard `[MQTT-3.1.3-6] [MQTT5-3.1.3-6]`.
+    /// A client id that nobody has and that belongs to this shard.
     fn assign_client_id(&mut self) -> Box<str> {
         // an id is as good as a password to who knows it: one must not tell what the next will be
         let mut secret = [0; 8];
@@ -238,6 +245,7 @@ impl Shard {
         loop {
             let id = format!("auto-{secret:016X}{:08X}", self.random() as u32);
             let owner = self.sessions.hash(&id) % u64::from(self.config.shards);
+            // [MQTT5-3.2.2-16]
             if owner == u64::from(self.me.0) && self.sessions.find(&id).is_none() {
                 return id.into();
             }
@@ -318,6 +326,7 @@ impl Shard {
             Verdict::Continue { data } => {
                 return self.challenge(slot, connect, packet, assigned, &data);
             }
+            // [MQTT5-3.1.4-2] [MQTT5-4.12.0-4]
             Verdict::Deny(reason) => {
                 let obscure = self.config.compatibilities.obscure_not_authorized;
                 let reason = if obscure {
@@ -328,7 +337,7 @@ impl Shard {
                 return self.refuse(slot, reason, "not authorized");
             }
         };
-        // [MQTT5-4.12.0-4] CONNACK names the method of CONNECT
+        // [MQTT5-4.12.0-5] [MQTT5-4.12.0-6] CONNACK names the method of CONNECT, or none
         let authentication = connect
             .authentication_method
             .map(|method| (method.into(), data));
@@ -419,16 +428,19 @@ impl Shard {
         if let Some(existing) = existing
             && connect.clean_start
         {
-            // [MQTT-3.1.2-6] [MQTT5-3.1.2-4]
+            // [MQTT-3.1.2-6] [MQTT-3.1.4-3] [MQTT5-3.1.2-4] [MQTT5-3.1.4-4]
             ended = self.sessions.slots[existing as usize]
                 .session
                 .is_persistent();
             self.end_session(existing);
         }
         let existing = if connect.clean_start { None } else { existing };
+        // [MQTT-3.2.2-1] [MQTT-3.2.2-2] [MQTT-3.2.2-3] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
         let session_present = existing.is_some();
         let session = match existing {
+            // [MQTT-3.1.2-4] [MQTT5-3.1.2-5]
             Some(session) => session,
+            // [MQTT5-3.1.2-6]
             None => {
                 let session = Session::new(client_id, connect.username);
                 let session = self.sessions.add(session);
@@ -481,8 +493,10 @@ impl Shard {
         // a client before 5.0 cannot be told another one
         let tell_keep_alive = too_long && connect.version.is_v5();
         let keep_alive_secs = if tell_keep_alive {
+            // [MQTT5-3.1.2-21] [MQTT5-3.2.2-21]
             keep_alive_max
         } else {
+            // [MQTT5-3.2.2-22]
             connect.keep_alive_secs
         };
         let opening = Opening {
@@ -527,6 +541,7 @@ impl Shard {
 
     fn finish_connect(&mut self, slot: u32, terms: Terms) {
         let version = self.wires.slots[slot as usize].version;
+        // [MQTT-3.1.4-4] [MQTT-3.2.0-1] [MQTT5-3.1.4-5] [MQTT5-3.2.0-1] before anything else
         let connack_bytes = self.write_connack(slot, version, &terms);
         // [MQTT5-3.1.2-24] a client that has no room for its CONNACK cannot be served
         if connack_bytes > terms.opening.packet_bytes_max as usize {
@@ -585,19 +600,19 @@ impl Shard {
                     .then_some(terms.opening.session_expiry_secs),
                 receive_maximum: NonZeroU16::new(limits.receive_maximum)
                     .filter(|maximum| maximum.get() != u16::MAX),
+                // [MQTT5-3.2.2-9]
                 maximum_qos: Some(capabilities.maximum_qos)
                     .filter(|maximum| *maximum < QoS::ExactlyOnce),
                 retain_available: (!capabilities.retain).then_some(false),
                 maximum_packet_size: Some(capabilities.packet_bytes_max)
                     .filter(|bytes| *bytes != 0),
-                // [MQTT5-3.2.2-16]
+                // [MQTT5-3.1.3-7]
                 assigned_client_id: terms.assigned.as_deref(),
                 topic_alias_maximum: Some(limits.topic_alias_maximum)
                     .filter(|maximum| *maximum != 0),
                 wildcard_subscription_available: (!capabilities.wildcards).then_some(false),
                 subscription_ids_available: (!capabilities.subscription_ids).then_some(false),
                 shared_subscription_available: (!capabilities.shared).then_some(false),
-                // [MQTT5-3.2.2-21] the client must use it
                 server_keep_alive_secs: terms.tell_keep_alive.then_some(terms.keep_alive_secs),
                 authentication_method: terms.authentication.as_ref().map(|(method, _)| &**method),
                 authentication_data: terms.authentication.as_ref().map(|(_, data)| &**data),

@@ -464,6 +464,7 @@ impl Shard {
                 Stage::Free | Stage::Lingering => return Decoded::Gone,
                 Stage::Opening | Stage::Connecting | Stage::Live => {}
             }
+            // [MQTT-3.1.4-5] [MQTT-3.14.4-2] [MQTT5-3.1.4-6] what is behind the last packet counts for nothing
             if connection.closing {
                 self.wires.slots[slot as usize].readable = false;
                 return Decoded::Gone;
@@ -538,10 +539,11 @@ impl Shard {
         // takes back what it has not read yet
         let mut goodbye = was_live && !matches!(close.why, Why::Client(_) | Why::Transport(_));
         if let Some(reason) = close.reason
+            // [MQTT5-3.14.0-1] not before CONNACK
             && was_live
             && version.is_v5()
         {
-            // [MQTT5-3.1.2-24] a DISCONNECT without properties is smaller than any limit that makes sense
+            // [MQTT5-3.14.2-2] no properties; [MQTT5-3.1.2-24] it is shorter than the CONNACK that had room
             let out = self.wires.output(slot);
             encode(
                 &Packet::Disconnect(Disconnect::new(reason)),
@@ -564,6 +566,8 @@ impl Shard {
         }
     }
 
+    /// After a goodbye nothing is written and the connection ends
+    /// `[MQTT-3.2.2-5] [MQTT5-3.2.2-7] [MQTT5-3.14.4-1] [MQTT5-3.14.4-2] [MQTT5-4.13.2-1]`.
     fn linger_or_forget(&mut self, slot: u32, goodbye: bool) {
         if !goodbye {
             return self.forget(slot);
@@ -628,7 +632,8 @@ impl Shard {
         }
     }
 
-    /// A session is over: its subscriptions, queue and will with it.
+    /// A session is over: its subscriptions, queue and will with it; retained messages are no part of it
+    /// `[MQTT-3.1.2-7]`.
     pub(crate) fn end_session(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
         let will = slot.session.take_will();
@@ -707,7 +712,7 @@ impl Shard {
                 }
             }
             Stage::Live => {
-                // [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
+                // [MQTT-3.1.2-23] [MQTT-3.1.2-24] [MQTT5-3.1.2-20] [MQTT5-3.1.2-22]
                 let why = Why::Broker("nothing came for one and a half times the keep-alive");
                 let close = Close {
                     reason: Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
@@ -734,6 +739,7 @@ impl Shard {
             Some(deadline) if deadline.at_ms() > now => {
                 self.session_deadline(session, deadline.at_ms())
             }
+            // [MQTT5-4.1.0-2]
             Some(Deadline::Expiry(_)) => self.end_session(session),
             Some(Deadline::Will(_)) => {
                 if let Some(will) = slot.session.take_will() {

@@ -293,7 +293,7 @@ impl Shard {
         let connection = &self.wires.slots[slot as usize];
         let session = connection.session;
         if routed.refused && !connection.version.is_v5() {
-            // before 5.0 there is no way to refuse but to close without an acknowledgement
+            // [MQTT-4.8.0-2] before 5.0 there is no way to refuse but to close without an acknowledgement
             return self.violation(slot, ReasonCode::QUOTA_EXCEEDED, REFUSED);
         }
         let owed =
@@ -364,6 +364,7 @@ impl Shard {
         }
         // [MQTT-3.1.2-10] [MQTT5-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.14.4-3]
         let keep_will = disconnect.reason != ReasonCode::NORMAL_DISCONNECTION;
+        // [MQTT-3.14.4-1] [MQTT5-3.14.4-2] [MQTT5-4.13.2-1]
         self.close_soon(
             slot,
             Close {

@@ -51,6 +51,7 @@ impl Sessions {
         self.hasher.hash_one(client_id)
     }
 
+    /// The session of a client: its id alone says which `[MQTT-3.1.3-2] [MQTT5-3.1.3-2]`.
     pub(crate) fn find(&self, client_id: &str) -> Option<u32> {
         let hash = self.hash(client_id);
         self.by_client

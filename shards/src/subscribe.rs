@@ -273,6 +273,7 @@ impl Shard {
                 }
             };
             let options = SubscribeOptions {
+                // [MQTT5-3.2.2-10]
                 qos: options.qos.min(self.config.capabilities.maximum_qos),
                 no_local: options.no_local || (bridge && !filter.is_shared()),
                 ..options

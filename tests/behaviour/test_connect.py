@@ -18,13 +18,13 @@ from harness.wire import (
 
 
 def test_new_client_has_no_session(mqtt):
-    """[MQTT-3.2.2-1] [MQTT5-3.2.2-2]"""
+    """[MQTT-3.1.4-4] [MQTT-3.2.2-1] [MQTT5-3.1.4-5] [MQTT5-3.2.2-2]"""
     assert mqtt.connect().fresh
 
 
 @pytest.mark.parametrize("version", [V311, V5], ids=["3.1.1", "5.0"])
 def test_empty_client_id_is_served(mqtt):
-    """[MQTT-3.1.3-6] [MQTT5-3.1.3-6]"""
+    """[MQTT-3.1.3-6] [MQTT5-3.1.3-6]: like any other."""
     client = mqtt.connect("")
     client.subscribe(mqtt.topic())
     client.publish(mqtt.topic(), b"x")
@@ -32,7 +32,7 @@ def test_empty_client_id_is_served(mqtt):
 
 
 def test_assigned_client_ids_differ_and_resume_their_session(mqtt5):
-    """[MQTT5-3.2.2-16]"""
+    """[MQTT5-3.1.3-7] [MQTT5-3.2.2-16]"""
     first = mqtt5.connect("", session_expiry_interval=60)
     second = mqtt5.connect("")
     assigned = first.connack_property("assigned_client_identifier")
@@ -78,6 +78,16 @@ def test_keep_alive_above_the_maximum_is_answered_with_the_servers(spawn, wire):
     assert "server_keep_alive" not in wire(V5, own).connect(keep_alive=5).properties
 
 
+def test_the_servers_keep_alive_is_the_one_that_counts(spawn, wire):
+    """[MQTT5-3.1.2-21] [MQTT5-3.2.2-21]: also for a client that asked for none."""
+    own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      maximum-keepalive: 1\n")
+    clients = [wire(V5, own) for _ in range(2)]
+    for client, asked in zip(clients, (60, 0), strict=True):
+        assert client.connect(keep_alive=asked).properties["server_keep_alive"] == 1
+    for client in clients:
+        client.expect_refused(0x8D, seconds=6)
+
+
 def test_minimum_protocol_version_is_enforced(spawn, wire):
     """[MQTT-3.1.2-2] [MQTT5-3.1.2-2]"""
     own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      minimum-protocol-version: 5\n")
@@ -89,7 +99,7 @@ def test_minimum_protocol_version_is_enforced(spawn, wire):
 
 
 def test_silent_client_is_closed_after_one_and_a_half_keep_alives(broker, wire, version):
-    """[MQTT-3.1.2-24] [MQTT5-3.1.2-22]"""
+    """[MQTT-3.1.2-23] [MQTT-3.1.2-24] [MQTT5-3.1.2-20] [MQTT5-3.1.2-22] [MQTT5-3.2.2-22]"""
     client = wire(version)
     client.connect(keep_alive=1)
     client.expect_alive()
@@ -113,6 +123,7 @@ def test_keep_alive_zero_never_ends(broker, wire, mqtt5):
 
 
 def test_packets_arrive_byte_by_byte(broker, wire, version):
+    """[MQTT-7.1.1-1] [MQTT5-4.2-1]: TCP is a stream of bytes, and packets end where they say."""
     client = wire(version)
     topic = unique("t/")
     together = b"".join(
@@ -202,7 +213,7 @@ def test_drop_without_disconnect_packet_frees_the_name(mqtt):
 
 
 def test_connection_is_closed_after_disconnect(broker, wire, version):
-    """[MQTT-3.14.4-1] [MQTT5-3.14.4-2]: nothing follows, not even to packets behind it."""
+    """[MQTT-3.14.4-1] [MQTT5-3.14.4-2] [MQTT5-4.13.2-1]: nothing follows, not even to packets behind it."""
     client = wire(version)
     client.connect()
     client.send(bytes([DISCONNECT << 4, 0]), b"\xc0\0")

@@ -104,7 +104,7 @@ def test_queue_is_bounded(spawn, policy, kept):
 
 
 def test_queue_that_rejects(spawn, wire):
-    """0x97 to a 5.0 publisher; the others have no word for it and are closed."""
+    """[MQTT-4.8.0-2]: 0x97 to a 5.0 publisher; the others have no word for it and are closed."""
     own = spawn(conf=limits(queue_messages=2, queue_full="reject"))
     world = World(own, V5)
     sleeper, publisher = world.connect(clean=False), world.connect()

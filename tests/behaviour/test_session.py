@@ -25,7 +25,7 @@ from harness.wire import (
 
 
 def test_resumed_session_keeps_subscriptions(mqtt):
-    """[MQTT-3.1.2-4] [MQTT-3.2.2-2] [MQTT5-3.1.2-5] [MQTT5-3.2.2-3]"""
+    """[MQTT-3.1.2-4] [MQTT-3.2.2-2] [MQTT-3.2.2-3] [MQTT-4.1.0-1] [MQTT5-3.1.2-5] [MQTT5-3.1.2-6] [MQTT5-3.2.2-3]"""
     first = mqtt.connect(clean=False)
     assert first.fresh
     first.subscribe(mqtt.topic(), qos=1)
@@ -37,7 +37,7 @@ def test_resumed_session_keeps_subscriptions(mqtt):
 
 
 def test_clean_start_discards_the_session(mqtt):
-    """[MQTT-3.1.2-6] [MQTT5-3.1.2-4]"""
+    """[MQTT-3.1.2-6] [MQTT-3.1.4-3] [MQTT-3.2.2-1] [MQTT5-3.1.2-4] [MQTT5-3.1.4-4] [MQTT5-3.2.2-2]"""
     publisher = mqtt.connect()
     first = mqtt.connect(clean=False)
     first.subscribe(mqtt.topic(), qos=1)
@@ -230,7 +230,7 @@ def test_both_sides_use_the_same_packet_ids(broker, wire, version):
 
 
 def test_resume_starts_after_connack(broker, wire, version):
-    """[MQTT-3.2.0-1] [MQTT5-3.2.0-1]: also when the queue is long."""
+    """[MQTT-3.2.0-1] [MQTT5-3.1.4-5] [MQTT5-3.2.0-1]: also when the queue is long."""
     topic, client_id = unique("t/"), unique("w")
     publisher, sleeper = wire(version), wire(version)
     publisher.connect()
@@ -311,7 +311,7 @@ def test_storm_of_take_overs_leaves_one(wire, version):
 
 
 def test_session_expires(mqtt5):
-    """[MQTT5-3.1.2-23]"""
+    """[MQTT5-3.1.2-23] [MQTT5-4.1.0-2]"""
     publisher = mqtt5.connect()
     short = mqtt5.connect(clean=False, session_expiry_interval=1)
     long = mqtt5.connect(clean=False, session_expiry_interval=100)
@@ -338,6 +338,7 @@ def test_expired_session_takes_its_subscriptions_along(mqtt5):
 
 
 def test_expiry_starts_when_the_connection_ends(mqtt5):
+    """[MQTT5-4.1.0-1]"""
     client = mqtt5.connect(clean=False, session_expiry_interval=1)
     mqtt5.alarm(2)
     client.drop()

@@ -8,7 +8,7 @@ from harness.client import Will
 
 @pytest.mark.parametrize("qos", (0, 1, 2))
 def test_will_is_sent_when_the_network_drops(mqtt, qos):
-    """[MQTT-3.1.2-8] [MQTT5-3.1.2-8]"""
+    """[MQTT-3.1.2-8] [MQTT-3.1.2-9] [MQTT5-3.1.2-7] [MQTT5-3.1.2-8]"""
     watcher = mqtt.connect()
     watcher.subscribe(mqtt.topic(), qos=2)
     dying = mqtt.connect(will=Will(mqtt.topic(), b"gone", qos))
@@ -41,7 +41,7 @@ def test_unretained_will_is_not_kept(mqtt):
 
 
 def test_disconnect_discards_the_will(mqtt):
-    """[MQTT-3.14.4-3] [MQTT5-3.14.4-3]"""
+    """[MQTT-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.1.2-10] [MQTT5-3.14.4-3]"""
     watcher = mqtt.connect()
     watcher.subscribe(mqtt.topic(), qos=1)
     leaving = mqtt.connect(will=Will(mqtt.topic(), b"gone", 1))
@@ -68,7 +68,7 @@ def test_protocol_error_sends_the_will(mqtt):
 
 
 def test_will_of_a_persistent_session(mqtt):
-    """A will belongs to the connection; the next one has none, and the session stays."""
+    """[MQTT-3.1.2-10] [MQTT-3.1.2-12] [MQTT5-3.1.2-10]: a will belongs to the connection, and the session stays."""
     watcher = mqtt.connect()
     watcher.subscribe(mqtt.topic(), qos=1)
     dying = mqtt.connect(clean=False, will=Will(mqtt.topic(), b"gone", 1))

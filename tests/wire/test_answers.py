@@ -5,6 +5,8 @@ import pytest
 
 from harness import V5, V31, V311, unique
 from harness.wire import (
+    DISCONNECT,
+    PING,
     PUBACK,
     PUBCOMP,
     PUBLISH,
@@ -13,11 +15,14 @@ from harness.wire import (
     SUBACK,
     UNSUBACK,
     ack,
+    disconnect,
     packet,
+    persistent,
     properties,
     publish,
     subscribe,
     unsubscribe,
+    will_of,
 )
 
 INVALID_FILTERS = [
@@ -75,9 +80,9 @@ def test_empty_filter(wire, version):
 
 
 def test_suback_carries_the_packet_id_and_a_code_per_filter(wire, version):
-    """[MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.9.3-1]
+    """[MQTT-2.3.1-7] [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.9.3-1]
 
-    [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT5-3.8.4-6] [MQTT5-3.8.4-7] [MQTT5-3.9.3-1]
+    [MQTT5-2.2.1-6] [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT5-3.8.4-6] [MQTT5-3.8.4-7] [MQTT5-3.9.3-1]
     """
     client = wire(version)
     client.connect()
@@ -89,7 +94,10 @@ def test_suback_carries_the_packet_id_and_a_code_per_filter(wire, version):
 
 
 def test_unsuback(wire, version):
-    """[MQTT-3.10.4-4] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT5-3.11.3-1] [MQTT5-3.11.3-2]"""
+    """[MQTT-2.3.1-7] [MQTT-3.10.4-4]
+
+    [MQTT5-2.2.1-6] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT5-3.11.3-1] [MQTT5-3.11.3-2]
+    """
     client = wire(version)
     client.connect()
     topic = unique("t/")
@@ -127,9 +135,9 @@ def test_unsubscribing_from_several_filters_is_one_answer(wire, version):
 
 
 def test_publish_answers(wire, version):
-    """[MQTT-3.3.4-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2]
+    """[MQTT-2.3.1-6] [MQTT-3.3.4-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2]
 
-    [MQTT5-3.3.4-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT5-4.3.2-4] [MQTT5-4.3.3-8] [MQTT5-4.3.3-11]
+    [MQTT5-2.2.1-5] [MQTT5-3.3.4-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT5-4.3.2-4] [MQTT5-4.3.3-8] [MQTT5-4.3.3-11]
     """
     client = wire(version)
     client.connect()
@@ -280,6 +288,69 @@ def test_acks_come_in_the_order_of_what_they_acknowledge(wire, version):
             assert [pid for pid in got if pid % 3 == level and pid in pids] == [
                 pid for pid in pids if pid % 3 == level
             ]
+
+
+def test_byte_order_mark_is_a_character(wire, version):
+    """[MQTT-1.5.3-3] [MQTT5-1.5.4-3]: it stays in a topic, and a topic without it is another one."""
+    name = unique("t/")
+    client = wire(version)
+    client.connect()
+    client.subscribe("\ufeff" + name)
+    client.publish(name, b"without")
+    client.publish("\ufeff" + name, b"with")
+    message = client.expect_message()
+    assert (message.topic, message.payload) == ("\ufeff" + name, b"with")
+
+
+def test_nothing_behind_disconnect_is_served(wire, version):
+    """[MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT5-3.14.4-1]: and nothing answers it."""
+    topic = unique("t/")
+    watcher, client = wire(version), wire(version)
+    watcher.connect()
+    watcher.subscribe(topic)
+    client.connect()
+    client.send(disconnect(version), publish(version, topic, b"x"), PING)
+    client.expect_closed()
+    watcher.publish(topic, b"fence")
+    assert watcher.expect_message().payload == b"fence"
+
+
+@pytest.mark.parametrize("reason", [0x80, 0x81, 0x97])
+def test_disconnect_with_an_error_ends_the_connection(wire, reason):
+    """[MQTT5-4.13.2-1] [MQTT5-3.1.2-8]: only 0x00 takes the will back."""
+    topic = unique("t/")
+    watcher, client = wire(V5), wire(V5)
+    watcher.connect()
+    watcher.subscribe(topic)
+    client.connect(will=will_of(V5, topic, b"gone"))
+    client.send(disconnect(V5, reason))
+    client.expect_closed()
+    assert watcher.expect_message().payload == b"gone"
+
+
+def test_disconnect_from_the_broker_has_no_properties(wire):
+    """[MQTT5-3.14.2-2]: no Session Expiry Interval, although the session has one."""
+    client_id = unique("w")
+    old, new = wire(V5), wire(V5)
+    old.connect(client_id, **persistent(V5))
+    new.connect(client_id, **persistent(V5))
+    found = old.expect(DISCONNECT)
+    assert (found.reason, found.properties) == (0x8E, {})
+    old.expect_closed()
+
+
+def test_retained_messages_outlive_the_session_of_their_publisher(wire, version):
+    """[MQTT-3.1.2-7]"""
+    topic = unique("t/")
+    publisher, client = wire(version), wire(version)
+    publisher.connect()
+    publisher.publish(topic, b"kept", qos=1, retain=True)
+    publisher.send(disconnect(version))
+    publisher.expect_closed()
+    client.connect()
+    client.subscribe(topic)
+    assert client.expect_message().payload == b"kept"
+    client.publish(topic, retain=True)
 
 
 def test_pubrels_follow_the_order_of_pubrecs(wire, version):

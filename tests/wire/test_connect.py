@@ -16,6 +16,7 @@ from harness.wire import (
     connect,
     disconnect,
     packet,
+    persistent,
     properties,
     publish,
     subscribe,
@@ -29,7 +30,10 @@ EITHER = (MALFORMED, PROTOCOL)
 
 
 def expect_no_connection(client, *reasons):
-    """Closed. 5.0 may be told before in a CONNACK with one of the reasons; older versions only get codes 1 to 5."""
+    """Closed. 5.0 may be told before in a CONNACK with one of the reasons; older versions only get codes 1 to 5.
+
+    Never in a DISCONNECT [MQTT5-3.14.0-1].
+    """
     found = client.receive()
     if found is not None:
         assert found.kind == CONNACK, f"{found} without a connection"
@@ -85,6 +89,30 @@ def test_level_3_answers_level_3(wire):
     client = wire(V311)
     client.send(connect(V311, "x", name="MQIsdp", level=4))
     expect_no_connection(client, 1)
+
+
+MALFORMED_CONNECTS = {
+    "reserved-flag": lambda v: connect(v, "x", flags=0x03),
+    "will-qos-3": lambda v: connect(v, "x", will=will_of(v, "a"), will_qos=3),
+    "no-client-id": lambda v: packet(CONNECT, 0, connect(v, "")[2:-2]),
+    "client-id-not-utf8": lambda v: connect(v, b"\xff"),
+    "client-id-longer-than-packet": lambda v: packet(CONNECT, 0, connect(v, "")[2:-2] + b"\0\4xyz"),
+    "bytes-left-over": lambda v: connect(v, "x", rest=b"x"),
+    "header-flags": lambda v: packet(CONNECT, 2, connect(v, "x")[2:]),
+}
+
+
+@pytest.mark.parametrize("build", MALFORMED_CONNECTS.values(), ids=MALFORMED_CONNECTS.keys())
+def test_malformed_connect_is_closed_and_before_5_without_connack(wire, version, build):
+    """[MQTT-3.1.4-1] [MQTT5-3.1.4-1] [MQTT5-3.14.0-1]"""
+    if version == V31 and build is MALFORMED_CONNECTS["reserved-flag"]:
+        pytest.skip("3.1 does not use this bit and says nothing of it")
+    client = wire(version)
+    client.send(build(version))
+    if version == V5:
+        expect_no_connection(client, *EITHER)
+    else:
+        client.expect_closed()
 
 
 def test_reserved_flag(wire, version):
@@ -153,6 +181,58 @@ def test_bytes_left_over(wire, version, count):
     expect_no_connection(client, *EITHER)
 
 
+UNANNOUNCED = {
+    "will": (0x02, utf8("t") + binary(b"x")),  # [MQTT-3.1.2-11]
+    "user-name": (0x02, utf8("u")),  # [MQTT-3.1.2-18] [MQTT5-3.1.2-16]
+    "password": (0x82, utf8("u") + binary(b"p")),  # [MQTT-3.1.2-20] [MQTT5-3.1.2-18]
+}
+
+
+@pytest.mark.parametrize(("flags", "rest"), UNANNOUNCED.values(), ids=UNANNOUNCED.keys())
+def test_fields_without_their_flag(wire, version, flags, rest):
+    client = wire(version)
+    client.send(connect(version, "x", flags=flags, rest=rest))
+    expect_no_connection(client, *EITHER)
+
+
+MISSING = {
+    "will": (0x06, lambda _v: b""),  # [MQTT-3.1.2-9] [MQTT5-3.1.2-9]
+    "will-payload": (0x06, lambda v: will_of(v, "t")[:-2]),  # [MQTT-3.1.2-9] [MQTT5-3.1.2-9]
+    "user-name": (0x82, lambda _v: b""),  # [MQTT-3.1.2-19] [MQTT5-3.1.2-17]
+    "password": (0xC2, lambda _v: utf8("u")),  # [MQTT-3.1.2-21] [MQTT5-3.1.2-19]
+}
+
+
+@pytest.mark.parametrize(("flags", "rest"), MISSING.values(), ids=MISSING.keys())
+@pytest.mark.parametrize("version", [V311, V5], ids=["3.1.1", "5.0"])
+def test_flags_without_their_field(wire, version, flags, rest):
+    """3.1 lets the length of the packet prevail over its flags."""
+    client = wire(version)
+    client.send(connect(version, "x", flags=flags, rest=rest(version)))
+    expect_no_connection(client, *EITHER)
+
+
+def test_payload_fields_are_taken_in_their_order(wire, version):
+    """[MQTT-3.1.3-1] [MQTT5-3.1.3-1]: client id, will topic, will payload, user name, password."""
+    topic, client_id = unique("t/"), unique("w")
+    watcher, client = wire(version), wire(version)
+    watcher.connect()
+    watcher.subscribe(topic)
+    client.connect(
+        client_id, **persistent(version), will=will_of(version, topic, b"gone"), username="user", password=b"secret"
+    )
+    client.close()
+    assert watcher.expect_message().payload == b"gone"
+    assert wire(version).connect(client_id, **persistent(version), username="user", password=b"secret").resumed
+
+
+def test_client_id_must_be_there(wire, version):
+    """[MQTT-3.1.3-3] [MQTT5-3.1.3-3]: an empty one is something else than none."""
+    client = wire(version)
+    client.send(packet(CONNECT, 0, connect(version, "")[2:-2]))
+    expect_no_connection(client, *EITHER)
+
+
 def test_every_shorter_connect_is_refused(wire, version):
     """The length says that the packet is whole, and it isn't."""
     # 3.1 lets the length prevail over the flags: user name and password may be missing
@@ -193,7 +273,7 @@ def test_connect_above_the_maximum(wire, version):
 
 
 def test_empty_client_id_wants_a_clean_session(wire):
-    """[MQTT-3.1.3-7] [MQTT-3.1.3-8] [MQTT-3.1.3-9]: return code 2."""
+    """[MQTT-3.1.3-7] [MQTT-3.1.3-8] [MQTT-3.1.3-9] [MQTT-3.2.2-5]: return code 2."""
     client = wire(V311)
     client.send(connect(V311, "", clean=False))
     assert client.expect(CONNACK).reason == 2
@@ -208,6 +288,38 @@ def test_client_ids_of_3_1_have_1_to_23_characters(wire, client_id):
     client.send(connect(V31, client_id))
     assert client.expect(CONNACK).reason == 2
     client.expect_closed()
+
+
+@pytest.mark.parametrize("version", [V311, V5], ids=["3.1.1", "5.0"])
+def test_each_empty_client_id_is_another_client(wire, version):
+    """[MQTT-3.1.3-6] [MQTT5-3.1.3-6] [MQTT5-3.1.3-7] [MQTT5-3.2.2-16]"""
+    clients = [wire(version) for _ in range(5)]
+    assigned = [client.connect("").properties.get("assigned_client_id") for client in clients]
+    for client in clients:
+        client.expect_alive()
+    if version == V5:
+        assert len(set(assigned)) == len(clients)
+        assert all(assigned)
+
+
+def test_client_id_says_which_session(wire, version):
+    """[MQTT-3.1.3-2] [MQTT5-3.1.3-2]: each of two finds its own again, from wherever it connects."""
+    topics = {unique("w"): unique("t/") for _ in range(2)}
+    for client_id, topic in topics.items():
+        client = wire(version)
+        client.connect(client_id, **persistent(version))
+        client.subscribe(topic, 1)
+        client.send(disconnect(version))
+        client.expect_closed()
+    publisher = wire(version)
+    publisher.connect()
+    for topic in topics.values():
+        publisher.publish(topic, topic.encode(), qos=1)
+    for client_id, topic in topics.items():
+        client = wire(version)
+        assert client.connect(client_id, **persistent(version)).resumed
+        assert client.expect_message().payload == topic.encode()
+        client.expect_alive()
 
 
 def test_client_ids_that_must_be_taken(wire, version):
@@ -302,7 +414,7 @@ def test_wrong_will_properties(wire, block):
 
 
 def test_unknown_authentication_method(wire):
-    """[MQTT5-4.12.0-1]: 0x8C."""
+    """[MQTT5-3.1.4-2] [MQTT5-3.2.2-7] [MQTT5-4.12.0-1] [MQTT5-4.13.2-1]: 0x8C."""
     client = wire(V5)
     client.send(connect(V5, unique("w"), block=properties(auth_method="UNKNOWN", auth_data=b"x")))
     assert client.expect(CONNACK).reason == 0x8C
@@ -348,7 +460,16 @@ def test_all_of_connect_at_once(wire, version):
     client.expect_closed()
 
 
+def test_no_authentication_for_a_client_that_names_no_method(wire):
+    """[MQTT5-4.12.0-6]: CONNACK comes first, and has neither method nor data."""
+    client = wire(V5)
+    client.send(connect(V5, unique("w")))
+    connack = client.expect(CONNACK)
+    assert not {"auth_method", "auth_data"} & connack.properties.keys()
+
+
 def test_connack_of_older_versions_has_two_bytes(wire):
+    """[MQTT-3.1.4-4] [MQTT-3.2.2-1]"""
     for version in (V31, V311):
         client = wire(version)
         client.send(connect(version, unique("w")))
@@ -377,9 +498,10 @@ def test_packets_behind_a_refused_connect_are_not_served(wire, version):
     watcher, client = wire(version), wire(version)
     watcher.connect()
     watcher.subscribe(topic)
-    client.send(connect(version, "x" * 24 if version == V31 else "a\0"), publish(version, topic, b"x"))
-    while client.receive() is not None:
-        pass
+    refused = connect(version, "x" * 24 if version == V31 else "a\0")
+    client.send(refused, publish(version, topic, b"x"), connect(version, unique("w")), publish(version, topic, b"x"))
+    while (found := client.receive()) is not None:
+        assert (found.kind, found.reason != 0) == (CONNACK, True)
     watcher.publish(topic, b"fence")
     assert watcher.expect_message().payload == b"fence"
 

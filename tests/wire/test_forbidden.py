@@ -70,7 +70,8 @@ def case5(name, data, reasons=EITHER):
     case(name, lambda _version: data, reasons, ONLY5)
 
 
-# Fixed header. [MQTT-2.2.2-1] [MQTT-2.2.2-2] [MQTT5-2.1.3-1]; of PUBREL [MQTT-3.6.1-1] [MQTT5-3.6.1-1]
+# Fixed header. [MQTT-2.2.2-1] [MQTT-2.2.2-2] [MQTT5-2.1.3-1]; of PUBREL [MQTT-3.6.1-1] [MQTT5-3.6.1-1];
+# of DISCONNECT [MQTT-3.14.1-1] [MQTT5-3.14.1-1]
 for kind, right, body in (
     (PUBACK, 0, u16(1)),
     (PUBREC, 0, u16(1)),
@@ -88,7 +89,10 @@ for wrong in (0, 1, 3, 6, 10):
     of = (V311, V5) if wrong == 10 else VERSIONS
     case(f"subscribe-flags-{wrong:x}", lambda v, w=wrong: with_flags(w, subscribe(v, 1, ("a", 0))), versions=of)
     case(f"unsubscribe-flags-{wrong:x}", lambda v, w=wrong: with_flags(w, unsubscribe(v, 1, "a")), versions=of)
-case5("auth-flags", packet(AUTH, 1, b"\0\0"))
+case5("auth-flags", packet(AUTH, 1, b"\0\0"), (MALFORMED,))  # [MQTT5-3.15.1-1]
+# [MQTT5-1.5.5-1]
+case5("remaining-length-of-a-byte-too-many", b"\xc0\x80\0", (MALFORMED,))
+case5("property-length-of-a-byte-too-many", packet(PUBLISH, 0, utf8("a") + b"\x80\0"), (MALFORMED,))
 case("remaining-length-of-five-bytes", lambda _v: b"\x30\xff\xff\xff\xff\x01", (MALFORMED, TOO_LARGE))
 case("type-0", lambda _v: packet(0))
 case("type-15", lambda _v: packet(15), versions=V3)
@@ -127,6 +131,7 @@ for topic in ("a/#", "+", "a\0"):
     # [MQTT5-3.3.2-13] [MQTT5-3.3.2-14]
     case5(f"publish-response-topic-{topic!r}", publish(V5, "a", block=properties(response_topic=topic)), BAD_TOPIC)
 case5("publish-content-type-not-utf8", publish(V5, "a", block=properties(content_type=b"\xff")))  # [MQTT5-3.3.2-19]
+# [MQTT5-1.5.7-1]
 case5("publish-user-property-not-utf8", publish(V5, "a", block=properties(user_property=(b"\xff", "x"))))
 case5("publish-user-property-value-nul", publish(V5, "a", block=properties(user_property=("x", "\0"))))
 
@@ -178,7 +183,7 @@ for kind, whole in ((SUBSCRIBE, lambda v: subscribe(v, 1, ("ab", 1))), (UNSUBSCR
                 versions=(version,),
             )
 
-# Properties. [MQTT5-2.2.2-1]
+# Properties
 for name, value in {
     "payload_format": 1,
     "message_expiry": 1,
@@ -225,14 +230,16 @@ case5("publish-property-0", publish(V5, "a", block=b"\x02\x00\x01"))
 case5("publish-properties-longer-than-packet", packet(PUBLISH, 0, utf8("a") + b"\x7f"))
 case5("publish-property-cut-off", publish(V5, "a", block=b"\x02\x02\x00"))
 case5("publish-property-crosses-the-end-of-the-block", publish(V5, "a", block=b"\x03\x03\x00\x05hello"))
-case5("publish-without-property-length", packet(PUBLISH, 0, utf8("a")))
+case5("publish-without-property-length", packet(PUBLISH, 0, utf8("a")))  # [MQTT5-2.2.2-1]
 
 # DISCONNECT and AUTH
 case5("disconnect-expiry-twice", disconnect(V5, 0, properties(("session_expiry", 0), ("session_expiry", 0))))
 case5("disconnect-left-over", packet(DISCONNECT, 0, b"\0\0x"))
 # the connection has session expiry 0, which DISCONNECT can't raise
 case5("disconnect-raises-expiry", disconnect(V5, 0, properties(session_expiry=1)), (PROTOCOL,))
-# [MQTT5-4.12.0-6] [MQTT5-4.12.0-7]
+# [MQTT5-3.14.2-1]
+case5("disconnect-unknown-reason", disconnect(V5, 0x01))
+# [MQTT5-4.12.0-7]
 case5("auth-unasked", packet(AUTH, 0, b"\x18" + properties(auth_method="x")), (PROTOCOL,))
 case5("auth-without-method", packet(AUTH, 0, b"\x18\0"))
 case5("auth-empty", packet(AUTH))
@@ -240,7 +247,10 @@ case5("auth-empty", packet(AUTH))
 
 @pytest.mark.parametrize(("version", "build", "reasons"), CASES)
 def test_forbidden_packet_ends_the_connection(wire, version, build, reasons):
-    """[MQTT-4.8.0-1] [MQTT5-4.13.1-1]: v3 clients never get a DISCONNECT [MQTT5-3.14.0-1]."""
+    """[MQTT-4.8.0-1] [MQTT5-3.14.4-1] [MQTT5-3.14.4-2] [MQTT5-4.13.1-1] [MQTT5-4.13.2-1]
+
+    5.0 is told why and nothing else, the others are told nothing.
+    """
     client = wire(version)
     client.connect()
     client.send(build(version))
@@ -304,6 +314,15 @@ def test_packet_of_exactly_the_maximum_is_taken(spawn, wire, version):
     client.expect_alive()
     client.publish("a", b"x" * (301 - head))
     client.expect_refused(TOO_LARGE)
+
+
+def test_alias_where_the_broker_takes_none(spawn, wire):
+    """[MQTT5-3.2.2-18]: what CONNACK leaves out is 0."""
+    own = spawn(conf="mqtt:\n  options:\n    capabilities:\n      topic-alias-maximum: 0\n")
+    client = wire(V5, own)
+    assert "topic_alias_maximum" not in client.connect().properties
+    client.publish("a", block=properties(topic_alias=1))
+    client.expect_refused(ALIAS)
 
 
 def test_alias_above_the_brokers_maximum(spawn, wire):

@@ -214,6 +214,7 @@ fn connect(mut reader: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
         session_expiry_secs: None,
         receive_maximum: NonZeroU16::MAX,
         maximum_packet_size: None,
+        // [MQTT5-3.1.2-27] none unless the client says otherwise
         topic_alias_maximum: 0,
         request_response_information: false,
         request_problem_information: true,
@@ -224,7 +225,7 @@ fn connect(mut reader: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
     if version.is_v5() {
         connect_properties(&mut reader, &mut connect)?;
     }
-    // the payload's order: [MQTT-3.1.3-1] [MQTT5-3.1.3-1]; the client id is always there, UTF-8:
+    // the payload's order: [MQTT-3.1.3-1] [MQTT5-3.1.3-1]; the client id is always there, first, and UTF-8:
     // [MQTT-3.1.3-3] [MQTT-3.1.3-4] [MQTT5-3.1.3-3] [MQTT5-3.1.3-4]
     connect.client_id = reader.string()?;
     // [MQTT-3.1.2-9] [MQTT5-3.1.2-9]
@@ -233,14 +234,16 @@ fn connect(mut reader: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
     }
     // In 3.1 Remaining Length takes precedence over the flags: what they promise may be missing.
     let may_be_missing = version == Version::V31;
-    // [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT-3.1.3-11] [MQTT5-3.1.2-16] [MQTT5-3.1.2-17] [MQTT5-3.1.3-12]
+    // [MQTT-3.1.2-19] [MQTT-3.1.3-11] [MQTT5-3.1.2-17] [MQTT5-3.1.3-12]
     if has_username && !(may_be_missing && reader.is_empty()) {
         connect.username = Some(reader.string()?);
     }
-    // [MQTT-3.1.2-20] [MQTT-3.1.2-21] [MQTT5-3.1.2-18] [MQTT5-3.1.2-19]
+    // [MQTT-3.1.2-21] [MQTT5-3.1.2-19]
     if has_password && !(may_be_missing && reader.is_empty()) {
         connect.password = Some(reader.binary()?);
     }
+    // what no flag announces must not be there:
+    // [MQTT-3.1.2-11] [MQTT-3.1.2-18] [MQTT-3.1.2-20] [MQTT5-3.1.2-16] [MQTT5-3.1.2-18]
     reader.end()?;
     Ok(connect)
 }

@@ -107,6 +107,7 @@ impl PublishHeader<'_> {
             out.extend_from_slice(&packet_id.value().to_be_bytes());
         }
         if self.version.is_v5() {
+            // [MQTT5-2.2.2-1] the length is there even when it is 0
             put_varint(out, property_bytes);
             if property_bytes > 0 {
                 self.put_properties(out);
@@ -306,6 +307,7 @@ fn put_message_properties(out: &mut Vec<u8>, properties: &PublishProperties<'_>)
 fn encode_connack(connack: &ConnAck<'_>, version: Version, out: &mut Vec<u8>) {
     // [MQTT-3.2.2-4] [MQTT5-3.2.2-6]
     debug_assert!(!connack.session_present || connack.reason == ReasonCode::SUCCESS);
+    // [MQTT5-3.2.2-1] bits 7 to 1 are 0
     let present = u8::from(connack.session_present);
     packet(packet_type::CONNACK << 4, out, |out| match version {
         // the byte of the flags means nothing in 3.1
@@ -630,13 +632,15 @@ pub(crate) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// A packet of which the length is known when its body is written.
+/// A packet of which the length is known when its body is written; `first` has the flags of its type
+/// `[MQTT-2.2.2-1] [MQTT5-2.1.3-1]`.
 fn packet(first: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     out.push(first);
     length_prefixed(out, body);
 }
 
-/// Writes `body` and puts its length in front as a Variable Byte Integer, moving it where that needs more than a byte.
+/// Writes `body` and puts its length in front as a Variable Byte Integer, moving it where that needs more than a byte;
+/// a property block without properties has the length 0 `[MQTT5-2.2.2-1]`.
 fn length_prefixed(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(0);

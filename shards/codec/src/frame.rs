@@ -64,9 +64,11 @@ pub fn frame<'a>(
         return Ok(None);
     };
     let total = header_bytes + remaining;
+    // [MQTT5-3.2.2-15]
     if total > packet_bytes_max as usize {
         return Err(ErrorKind::PacketTooLarge.into());
     }
+    // [MQTT-7.1.1-1] [MQTT5-4.2-1] a stream of bytes brings packets in pieces of any size
     Ok(buf
         .get(header_bytes..total)
         .map(|body| (Frame { first, body }, total)))

@@ -55,7 +55,7 @@ impl<'a> TopicName<'a> {
     /// A name off the wire, with NUL told apart from what else is wrong.
     #[inline]
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        // [MQTT-3.3.2-1] [MQTT5-3.3.2-1]
+        // [MQTT-1.5.3-1] [MQTT-1.5.3-3] [MQTT-3.3.2-1] [MQTT5-1.5.4-1] [MQTT5-1.5.4-3] [MQTT5-3.3.2-1]
         let text = std::str::from_utf8(bytes).map_err(|_| ErrorKind::InvalidUtf8)?;
         // [MQTT-3.3.2-2] [MQTT5-3.3.2-2] [MQTT-4.7.1-1] [MQTT5-4.7.0-1] [MQTT-4.7.3-1] [MQTT5-4.7.3-1]
         if bytes.is_empty() || has_special(bytes) {

@@ -203,7 +203,7 @@ impl Session {
                 "a PUBLISH without topic and alias",
             ));
         };
-        // [MQTT5-3.3.2-9] [MQTT5-3.3.2-12]
+        // [MQTT5-3.2.2-17] [MQTT5-3.2.2-18] [MQTT5-3.3.2-9] [MQTT5-3.3.2-12]
         if alias == 0 || alias > limits.topic_alias_maximum {
             return Err(Violation::new(
                 ReasonCode::TOPIC_ALIAS_INVALID,

@@ -25,7 +25,7 @@ pub struct Opening {
     pub packet_bytes_max: u32,
     /// The client's Topic Alias Maximum.
     pub topic_alias_maximum: u16,
-    /// The client wants reason strings and user properties on all packets `[MQTT5-3.1.2-29]`.
+    /// The client wants reason strings and user properties on all packets.
     pub problem_information: bool,
     /// The will of this connection.
     pub will: Option<Box<Will>>,
@@ -256,6 +256,7 @@ impl Session {
         self.session_expiry_secs = opening.session_expiry_secs;
         // what only 5.0 has is at its default before
         let is_v5 = opening.version.is_v5();
+        // [MQTT5-4.9.0-1]
         self.receive_maximum = if is_v5 {
             opening.receive_maximum
         } else {
@@ -272,9 +273,11 @@ impl Session {
             0
         };
         self.problem_information = opening.problem_information;
+        // [MQTT-3.1.2-8] [MQTT-3.1.2-12] [MQTT5-3.1.2-7] its own will or none; [MQTT5-3.1.3-9] an earlier one is gone
         self.will = opening.will;
-        self.expires_at_ms = None;
         self.will_at_ms = None;
+        // [MQTT-4.1.0-1] [MQTT-4.1.0-2] [MQTT5-4.1.0-1] no session ends while it is connected
+        self.expires_at_ms = None;
         self.received_unacked = 0;
         self.received_credit = 0;
         // [MQTT5-3.3.4-7] [MQTT5-3.3.4-9] both counts are of one connection (section 4.9)
@@ -289,7 +292,7 @@ impl Session {
         self.connected = true;
     }
 
-    /// The connection is over. `keep_will` is false after a normal DISCONNECT `[MQTT-3.1.2-10]`.
+    /// The connection is over. `keep_will` is false after a normal DISCONNECT.
     pub fn close(&mut self, keep_will: bool, now: Now) -> Closed {
         self.connected = false;
         // [MQTT5-3.3.2-7]
@@ -298,9 +301,11 @@ impl Session {
         self.resend = 0;
         self.unacked = 0;
         self.acks.mute();
+        // [MQTT-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.1.2-10] [MQTT5-3.14.4-3]
         if !keep_will {
             self.will = None;
         }
+        // [MQTT-3.1.2-4] [MQTT-4.1.0-1] [MQTT5-3.1.2-23] [MQTT5-4.1.0-2]
         let ended = self.session_expiry_secs == 0;
         if ended {
             return Closed {
@@ -311,6 +316,7 @@ impl Session {
         if self.session_expiry_secs != u32::MAX {
             self.expires_at_ms = Some(now.mono_ms + u64::from(self.session_expiry_secs) * 1000);
         }
+        // [MQTT-3.1.2-8] [MQTT5-3.1.2-8] now, or when its delay is over; published, it is gone from the session
         let delay_secs = self.will.as_ref().map_or(0, |will| will.delay_secs);
         if delay_secs == 0 {
             return Closed {
@@ -329,12 +335,9 @@ impl Session {
         self.will.take()
     }
 
-    /// The next thing that time brings to a disconnected session.
+    /// The next thing that time brings to a disconnected session; none to a connected one.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Deadline> {
-        if self.connected {
-            return None;
-        }
         match (self.will_at_ms, self.expires_at_ms) {
             (Some(will), Some(end)) if will < end => Some(Deadline::Will(will)),
             (Some(will), None) => Some(Deadline::Will(will)),

@@ -22,8 +22,11 @@ impl Will {
     pub fn new(will: &corqtt_codec::Will<'_>) -> Self {
         let message = MessageRef {
             topic: will.topic,
+            // [MQTT-3.1.2-9]
             qos: will.qos,
+            // [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT5-3.1.2-14] [MQTT5-3.1.2-15]
             retain: will.retain,
+            // [MQTT5-3.1.3-10] as they came, and so in their order
             properties: &will.properties.forwarded(),
             expires_at_ms: None,
             payload: Payload::borrowed(will.payload),

@@ -578,9 +578,11 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         b"\x10\x19\x00\x04MQTT\x05\x1e\x00\x3c\x00\x00\x01c\x00\x00\x03w/t\x00\x03bye",
         E::QosReserved,
     );
-    // [MQTT-3.1.2-13] [MQTT5-3.1.2-11]
+    // [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT5-3.1.2-11]
     row("will QoS without a will", V311, b"\x10\x0d\x00\x04MQTT\x04\x0a\x00\x3c\x00\x01c", E::WillFlags);
-    // [MQTT-3.1.2-15] [MQTT5-3.1.2-13]
+    row("will QoS without a will", V5, b"\x10\x0e\x00\x04MQTT\x05\x0a\x00\x3c\x00\x00\x01c", E::WillFlags);
+    // [MQTT-3.1.2-11] [MQTT-3.1.2-15] [MQTT5-3.1.2-13]
+    row("will retain without a will", V311, b"\x10\x0d\x00\x04MQTT\x04\x22\x00\x3c\x00\x01c", E::WillFlags);
     row("will retain without a will", V5, b"\x10\x0e\x00\x04MQTT\x05\x22\x00\x3c\x00\x00\x01c", E::WillFlags);
     // [MQTT-3.1.2-22]
     row(
@@ -600,9 +602,30 @@ pub(crate) fn invalid() -> Vec<Invalid> {
     row("no password", V311, b"\x10\x10\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01c\x00\x01u", E::Truncated);
     row("no user name", V5, b"\x10\x0e\x00\x04MQTT\x05\x82\x00\x3c\x00\x00\x01c", E::Truncated);
     row("no password", V5, b"\x10\x0e\x00\x04MQTT\x05\x42\x00\x3c\x00\x00\x01c", E::Truncated);
-    // [MQTT-3.1.2-18] [MQTT5-3.1.2-16]
+    // [MQTT-3.1.2-9] [MQTT5-3.1.2-9]
+    row("no will", V311, b"\x10\x0d\x00\x04MQTT\x04\x06\x00\x3c\x00\x01c", E::Truncated);
+    row("no will", V5, b"\x10\x0e\x00\x04MQTT\x05\x06\x00\x3c\x00\x00\x01c", E::Truncated);
+    // [MQTT-3.1.2-11] [MQTT-3.1.2-18] [MQTT5-3.1.2-16]
     row("bytes left over", V311, b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c\x00\x01u", E::TrailingBytes);
-    // [MQTT-3.1.3-4] [MQTT-1.5.3-1]
+    row("bytes left over", V5, b"\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c\x00\x01u", E::TrailingBytes);
+    // [MQTT-3.1.2-20] [MQTT5-3.1.2-18]
+    row(
+        "password without its flag",
+        V311,
+        b"\x10\x13\x00\x04MQTT\x04\x82\x00\x3c\x00\x01c\x00\x01u\x00\x01p",
+        E::TrailingBytes,
+    );
+    row(
+        "password without its flag",
+        V5,
+        b"\x10\x14\x00\x04MQTT\x05\x82\x00\x3c\x00\x00\x01c\x00\x01u\x00\x01p",
+        E::TrailingBytes,
+    );
+    // [MQTT-3.1.3-3] [MQTT5-3.1.3-3]
+    row("no client id", V311, b"\x10\x0a\x00\x04MQTT\x04\x02\x00\x3c", E::Truncated);
+    row("no client id", V5, b"\x10\x0b\x00\x04MQTT\x05\x02\x00\x3c\x00", E::Truncated);
+    // [MQTT-1.5.3-1] [MQTT-3.1.3-4] [MQTT5-1.5.4-1] [MQTT5-3.1.3-4]
+    row("client id is not UTF-8", V5, b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01\xff", E::InvalidUtf8);
     row("client id is not UTF-8", V311, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01\xff", E::InvalidUtf8);
     row(
         "client id is a surrogate",
@@ -619,7 +642,19 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         b"\x10\x10\x00\x04MQTT\x04\x82\x00\x3c\x00\x01c\x00\x01\xc0",
         E::InvalidUtf8,
     );
+    row(
+        "user name is not UTF-8",
+        V5,
+        b"\x10\x11\x00\x04MQTT\x05\x82\x00\x3c\x00\x00\x01c\x00\x01\xc0",
+        E::InvalidUtf8,
+    );
     // [MQTT-3.1.3-10] [MQTT5-3.1.3-11]
+    row(
+        "will topic is not UTF-8",
+        V5,
+        b"\x10\x14\x00\x04MQTT\x05\x06\x00\x3c\x00\x00\x01c\x00\x00\x01\xff\x00\x00",
+        E::InvalidUtf8,
+    );
     row(
         "will topic is not UTF-8",
         V311,

@@ -14,6 +14,7 @@ fn with_will(session_expiry_secs: u32, delay_secs: u32) -> Bench {
 
 #[test]
 fn an_interval_of_0_ends_the_session_with_its_connection() {
+    // [MQTT-3.1.2-6] [MQTT5-4.1.0-2]
     let mut bench = Bench::open(clean(Version::V5));
     assert!(!bench.session.is_persistent());
     assert!(bench.close().ended);
@@ -21,7 +22,7 @@ fn an_interval_of_0_ends_the_session_with_its_connection() {
 
 #[test]
 fn an_interval_ends_the_session_that_long_after_its_connection() {
-    // [MQTT5-3.1.2-23]
+    // [MQTT-4.1.0-2] [MQTT5-3.1.2-23] [MQTT5-4.1.0-1] [MQTT5-4.1.0-2]
     let mut bench = with_will(30, 0);
     assert_eq!(bench.session.poll_deadline(), None, "not while connected");
     assert!(!bench.close().ended);
@@ -57,7 +58,7 @@ fn disconnect_may_change_the_interval_but_not_from_0() {
 
 #[test]
 fn a_will_without_delay_is_published_when_the_connection_ends() {
-    // [MQTT-3.1.2-8] [MQTT5-3.1.2-8]
+    // [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT5-3.1.2-7] [MQTT5-3.1.2-8] [MQTT5-3.1.2-10]
     let mut bench = with_will(30, 0);
     let closed = bench.close();
     assert_eq!(closed.will, will(0));
@@ -130,6 +131,16 @@ fn a_client_that_comes_back_in_time_stops_its_will() {
     bench.session.open(opening(Version::V5));
     assert_eq!(bench.session.poll_deadline(), None);
     assert_eq!(bench.session.take_will(), None);
+}
+
+#[test]
+fn a_connection_without_a_will_has_none_whatever_the_one_before_had() {
+    // [MQTT-3.1.2-12]
+    let mut bench = with_will(30, 10);
+    bench.close();
+    bench.session.open(opening(Version::V311));
+    assert_eq!(bench.close().will, None);
+    assert_eq!(bench.session.poll_deadline(), None);
 }
 
 #[test]
