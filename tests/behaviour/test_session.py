@@ -49,6 +49,7 @@ def test_clean_start_discards_the_session(mqtt):
 
 
 def test_clean_session_leaves_nothing_behind(mqtt):
+    """[MQTT-3.1.2-6] [MQTT-3.2.2-3]"""
     first = mqtt.connect()
     first.subscribe(mqtt.topic(), qos=1)
     first.disconnect()

@@ -329,7 +329,7 @@ def test_disconnect_with_an_error_ends_the_connection(wire, reason):
 
 
 def test_disconnect_from_the_broker_has_no_properties(wire):
-    """[MQTT5-3.14.2-2]: no Session Expiry Interval, although the session has one."""
+    """[MQTT5-3.14.2-2] [MQTT5-3.14.2-3] [MQTT5-3.14.2-4]: no Session Expiry Interval, although the session has one."""
     client_id = unique("w")
     old, new = wire(V5), wire(V5)
     old.connect(client_id, **persistent(V5))

@@ -59,7 +59,7 @@ def test_wrong_proof_is_refused(wire):
 
 @pytest.mark.parametrize("answer", [auth(0x18, b"me", "another"), auth(0x19, b"me")], ids=["method", "reason"])
 def test_answer_must_follow_the_exchange(wire, answer):
-    """[MQTT5-4.12.0-5]"""
+    """[MQTT5-4.12.0-3] [MQTT5-4.12.0-5]"""
     client = begin(wire)
     client.send(answer)
     assert client.expect(CONNACK).reason == 0x82

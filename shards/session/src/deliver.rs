@@ -547,6 +547,7 @@ impl Session {
         Delivered::Sent
     }
 
+    /// `[MQTT-3.1.2-5]` also for a client that is away.
     fn enqueue(
         &mut self,
         outgoing: &mut Outgoing<'_>,
@@ -888,7 +889,8 @@ impl Session {
             // [MQTT5-3.6.2-1] section 3.6.2.1: the id is not known
             _ => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
-        // [MQTT-4.6.0-4] [MQTT5-4.6.0-4] at once, so in the order of the PUBRECs
+        // [MQTT-2.3.1-6] [MQTT5-2.2.1-5] the id is the same; [MQTT-4.6.0-4] [MQTT5-4.6.0-4] at once, so in the order of the
+        // PUBRECs
         encode_ack(PUBREL, id, answer, self.version, out.bytes_mut());
     }
 

@@ -331,7 +331,8 @@ impl Session {
         } else if ack.packet_type == PUBCOMP {
             self.received_credit = self.received_credit.saturating_add(1);
         }
-        // without properties, so that none makes it too large
+        // [MQTT-2.3.1-6] [MQTT5-2.2.1-5] with the id of the packet it answers; without properties, so that none makes it
+        // too large
         encode_ack(
             ack.packet_type,
             ack.id,
@@ -482,7 +483,7 @@ fn write_suback(
     out: &mut Output,
 ) {
     let ack = SubAck {
-        // [MQTT-3.8.4-2] [MQTT-3.10.4-4] [MQTT5-3.8.4-2] [MQTT5-3.10.4-5]
+        // [MQTT-2.3.1-7] [MQTT-3.8.4-2] [MQTT-3.10.4-4] [MQTT5-2.2.1-6] [MQTT5-3.8.4-2] [MQTT5-3.10.4-5]
         packet_id: id,
         // [MQTT5-3.9.2-1] [MQTT5-3.11.2-1] none is sent, so that none makes it too large
         reason_string: None,

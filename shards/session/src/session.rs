@@ -305,7 +305,7 @@ impl Session {
         if !keep_will {
             self.will = None;
         }
-        // [MQTT-3.1.2-4] [MQTT-4.1.0-1] [MQTT5-3.1.2-23] [MQTT5-4.1.0-2]
+        // [MQTT-3.1.2-4] [MQTT-3.1.2-6] [MQTT-4.1.0-1] [MQTT5-3.1.2-23] [MQTT5-4.1.0-2]
         let ended = self.session_expiry_secs == 0;
         if ended {
             return Closed {

@@ -117,7 +117,8 @@ fn auth(reason: ReasonCode, method: Option<&'static str>) -> Auth<'static> {
     }
 }
 
-/// All packets, each version and direction.
+/// All packets, each version and direction; the flags of their headers are those of the table in section 2.1.3
+/// `[MQTT-2.2.2-1] [MQTT5-2.1.3-1]`.
 #[rustfmt::skip] // a row is a line where it fits
 pub(crate) fn valid() -> Vec<Valid> {
     let mut rows = Vec::new();
@@ -126,6 +127,7 @@ pub(crate) fn valid() -> Vec<Valid> {
     };
 
     // CONNECT
+    // without properties there is a length of 0 [MQTT5-2.2.2-1]
     row("3.1", V31, b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01c", Packet::Connect(connect(V31, "c")));
     row("3.1.1", V311, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c", Packet::Connect(connect(V311, "c")));
     row("5.0", V5, b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c", Packet::Connect(connect(V5, "c")));
@@ -153,6 +155,7 @@ pub(crate) fn valid() -> Vec<Valid> {
         b"\x10\x0e\x00\x04MQTT\x85\x02\x00\x3c\x00\x00\x01c",
         Packet::Connect(Connect { bridge: true, ..connect(V5, "c") }),
     );
+    // [MQTT-3.1.3-1] [MQTT5-3.1.3-1]
     row(
         "3.1.1 with a will, a user name and a password",
         V311,
@@ -202,6 +205,19 @@ pub(crate) fn valid() -> Vec<Valid> {
         }),
     );
     row(
+        "5.0 with a will, a user name and a password",
+        V5,
+        b"\x10\x1f\x00\x04MQTT\x05\xec\x00\x0a\x00\x00\x01c\x00\x00\x03w/t\x00\x03bye\x00\x01u\x00\x01p",
+        Packet::Connect(Connect {
+            clean_start: false,
+            keep_alive_secs: 10,
+            will: Some(will(QoS::AtLeastOnce, true)),
+            username: Some("u"),
+            password: Some(b"p"),
+            ..connect(V5, "c")
+        }),
+    );
+    row(
         "5.0 with every property of a will",
         V5,
         b"\x10\x39\x00\x04MQTT\x05\x06\x00\x3c\x00\x00\x01c\x20\
@@ -222,7 +238,7 @@ pub(crate) fn valid() -> Vec<Valid> {
         }),
     );
 
-    // CONNACK
+    // CONNACK: no reserved bit is set [MQTT5-3.2.2-1]
     row("3.1", V31, b"\x20\x02\x00\x00", connack(false, ReasonCode::SUCCESS));
     row("session present", V311, b"\x20\x02\x01\x00", connack(true, ReasonCode::SUCCESS));
     row("code 1", V31, b"\x20\x02\x00\x01", connack(false, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION));
@@ -264,7 +280,7 @@ pub(crate) fn valid() -> Vec<Valid> {
         }),
     );
 
-    // PUBLISH
+    // PUBLISH: with QoS 0 without a packet id [MQTT-2.3.1-5] [MQTT5-2.2.1-2]
     for version in [V31, V311] {
         row("QoS 0", version, b"\x30\x07\x00\x03a/bhi", Packet::Publish(publish(QoS::AtMostOnce, None)));
         row("QoS 1, DUP and RETAIN", version, b"\x3b\x09\x00\x03a/b\x00\x0ahi", {

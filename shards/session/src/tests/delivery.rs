@@ -38,6 +38,7 @@ fn qos_1_is_in_flight_until_puback() {
 
 #[test]
 fn qos_2_is_in_flight_until_pubcomp() {
+    // [MQTT-2.3.1-6] [MQTT5-2.2.1-5]
     // [MQTT-4.3.3-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-3] [MQTT5-4.3.3-4] [MQTT5-4.3.3-5]
     let mut bench = Bench::persistent(Version::V311);
     bench.deliver(b'x', ExactlyOnce);
