@@ -67,7 +67,7 @@ main() {
 }
 
 stage_lint() {
-  check "statements" scripts/statements.py --allow-open
+  check "statements" scripts/statements.py
   check "cargo fmt" cargo fmt --all --check
   check "cargo clippy" cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
   RUSTDOCFLAGS="-D warnings" check "cargo doc" cargo doc --locked --workspace --no-deps

@@ -132,6 +132,7 @@ fn mqtt_is_chosen_wherever_it_is_offered() {
     }
 }
 
+// without an offer of `mqtt`: [MQTT-6.0.0-3] [MQTT5-6.0.0-3]
 #[test]
 fn refused_requests_say_why() {
     use WebSocketError::*;
@@ -408,6 +409,7 @@ fn the_ping_of_the_rfc_is_answered_with_its_payload() {
     assert_eq!(client.answer, b"\x8a\x05\x48\x65\x6c\x6c\x6f");
 }
 
+// all of them are of binary frames: [MQTT-6.0.0-1] [MQTT5-6.0.0-1]
 #[test]
 fn the_headers_of_256_bytes_and_64_kib_are_those_of_the_rfc() {
     let client = Client::open();
