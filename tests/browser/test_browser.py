@@ -142,14 +142,14 @@ def expect_done(report):
 
 
 @pytest.mark.parametrize("version", [3, 4, 5], ids=["3.1", "3.1.1", "5.0"])
-def test_page_publishes_and_subscribes(spawn, show, tmp_path, version):
-    broker = spawn(listeners=[("ws", listener("ws", tmp_path))], conf=ROOMY)
+def test_page_publishes_and_subscribes(spawn, show, version):
+    broker = spawn(listeners=[("ws", listener("ws"))], conf=ROOMY)
     expect_done(show(url(broker), version))
 
 
-def test_page_connects_over_tls(spawn, show, tmp_path):
+def test_page_connects_over_tls(spawn, show):
     """The browser is told to trust this key, and nothing else of the certificate."""
-    broker = spawn(listeners=[("wss", listener("wss", tmp_path))], conf=ROOMY)
+    broker = spawn(listeners=[("wss", listener("wss"))], conf=ROOMY)
     certificate = x509.load_pem_x509_certificate(certificates.authority().file("server.pem").read_bytes())
     key = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -158,16 +158,16 @@ def test_page_connects_over_tls(spawn, show, tmp_path):
     expect_done(show(url(broker), 5, flags=[f"--ignore-certificate-errors-spki-list={digest}"]))
 
 
-def test_page_from_elsewhere_is_refused(spawn, show, tmp_path):
-    broker = spawn(listeners=[("ws", listener("ws", tmp_path))])
+def test_page_from_elsewhere_is_refused(spawn, show):
+    broker = spawn(listeners=[("ws", listener("ws"))])
     report = show(url(broker), 5, host=FOREIGN)
     assert report["received"] == []
     assert report["error"] is not None
     assert report["origin"] == f"http://{FOREIGN}:{report['port']}"
 
 
-def test_page_from_an_allowed_origin_is_let_in(spawn, pages, show, tmp_path):
+def test_page_from_an_allowed_origin_is_let_in(spawn, pages, show):
     allowed = [f"http://{FOREIGN}:{pages.server_port}"]
-    block = {**listener("ws", tmp_path), "allowed-origins": allowed}
+    block = {**listener("ws"), "allowed-origins": allowed}
     broker = spawn(listeners=[("ws", block)], conf=ROOMY)
     expect_done(show(url(broker), 5, host=FOREIGN))

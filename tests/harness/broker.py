@@ -80,7 +80,7 @@ class SpawnedBroker(Broker):
 
     def _command(self, conf, listeners, flags, shards, runtime):
         if listeners is None:
-            listeners = [(CHOSEN, listener(CHOSEN, self.directory))]
+            listeners = [(CHOSEN, listener(CHOSEN))]
         self._wanted = [*(transport for transport, _ in listeners), *flags]
         path = self.directory / "broker.yml"
         path.write_text(with_listeners(conf, [block for _, block in listeners]))
@@ -218,10 +218,10 @@ def endpoint_of(transport, attached):
     return Endpoint(transport, host, int(port))
 
 
-def run_to_end(conf, directory, seconds=None):
-    """Runs a broker that is to end by itself; answers its exit status and all that it said."""
+def run_to_end(listeners, directory, seconds=None):
+    """Runs a broker with these blocks that is to end by itself; answers its exit status and all that it said."""
     path = Path(directory, "ends.yml")
-    path.write_text(conf)
+    path.write_text(with_listeners("shards: 1", listeners))
     done = subprocess.run(
         [binary(), "--conf", str(path)],
         cwd=directory,

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways to a broker. CORQTT_TEST_TRANSPORT chooses the one that the shared suites take."""
 
+import atexit
 import dataclasses
 import os
+import shutil
 import socket
 import struct
+import tempfile
 from pathlib import Path
 
 from . import DEADLINE, certificates
@@ -24,17 +27,16 @@ PROTOCOLS = {
 ENCRYPTED = ("tls", "mtls", "wss")
 CHOSEN = os.environ.get("CORQTT_TEST_TRANSPORT") or "tcp"
 LOOPBACK = "127.0.0.1"
-SOCKET_NAME = "mqtt.sock"
 
 if CHOSEN not in PROTOCOLS:
     raise ValueError(f"CORQTT_TEST_TRANSPORT={CHOSEN}: there are {', '.join(PROTOCOLS)}")
 
 
-def listener(transport, directory, authority=None):
-    """A block of `mqtt.listeners` for this transport; a unix socket goes into the directory."""
+def listener(transport, authority=None):
+    """A block of `mqtt.listeners` for this transport; a unix socket has a folder of its own each time."""
     authority = authority or certificates.authority()
     if transport == "unix":
-        return {"kind": "unix", "address": str(Path(directory, SOCKET_NAME))}
+        return {"kind": "unix", "address": str(socket_path())}
     block = {"kind": PROTOCOLS[transport], "address": f"{LOOPBACK}:0"}
     if transport in ENCRYPTED:
         block["tls"] = {
@@ -46,6 +48,13 @@ def listener(transport, directory, authority=None):
     if transport.startswith("proxy"):
         block["proxy-protocol-from"] = ["127.0.0.0/8"]
     return block
+
+
+def socket_path():
+    """Where a unix socket may be. Its path has room for 107 bytes, which TMPDIR may well exceed."""
+    directory = tempfile.mkdtemp(prefix="corqtt-test-", dir="/tmp")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory, "mqtt.sock")
 
 
 def proxy_v1(source, target):

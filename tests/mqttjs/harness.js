@@ -97,7 +97,8 @@ export async function startBroker(settings = '') {
     const [host, port] = process.env.CORQTT_TEST_ADDRESS.split(':');
     return { host, port: Number(port), stop: async () => {} };
   }
-  const directory = mkdtempSync(join(tmpdir(), 'corqtt-test-'));
+  // a unix socket's path has room for 107 bytes, which TMPDIR may well exceed
+  const directory = mkdtempSync(join(TRANSPORT === 'unix' ? '/tmp' : tmpdir(), 'corqtt-test-'));
   const shards = process.env.CORQTT_TEST_SHARDS ?? '1';
   const runtime = process.env.CORQTT_TEST_RUNTIME ?? 'auto';
   const path = join(directory, 'broker.yml');

@@ -9,24 +9,19 @@ import yaml
 from harness import V5, V311, Deadline, unique
 from harness.broker import SpawnedBroker
 from harness.client import World
-from harness.transport import LOOPBACK, PROTOCOLS, listener
+from harness.transport import LOOPBACK, PROTOCOLS, listener, socket_path
 from harness.wire import CONNACK, Wire, connect
 
 TRANSPORTS = list(PROTOCOLS)
 ROOMY = "mqtt:\n  options:\n    capabilities:\n      maximum-packet-size: 16777216\n"
 
 
-def one_of_each(directory, *, times=1):
-    blocks = []
-    for number in range(times):
-        below = directory / str(number)
-        below.mkdir()
-        blocks += [(transport, listener(transport, below)) for transport in TRANSPORTS]
-    return blocks
+def one_of_each():
+    return [(transport, listener(transport)) for transport in TRANSPORTS]
 
 
-def test_two_of_each_kind_serve_the_same_topics(spawn, tmp_path):
-    broker = spawn(listeners=one_of_each(tmp_path, times=2), shards=2)
+def test_two_of_each_kind_serve_the_same_topics(spawn):
+    broker = spawn(listeners=one_of_each() + one_of_each(), shards=2)
     names = [line.split(" id=")[1].split()[0] for line in broker.lines if "attached listener" in line]
     assert sorted(names) == sorted(
         f"{kind}{suffix}"
@@ -46,10 +41,10 @@ def test_two_of_each_kind_serve_the_same_topics(spawn, tmp_path):
     world.close()
 
 
-def test_flags_name_listeners_too(spawn, tmp_path):
+def test_flags_name_listeners_too(spawn):
     """Those with TLS show the certificate of `mqtt.tls`."""
-    shown = listener("tls", tmp_path)["tls"]
-    flags = {each: f"{LOOPBACK}:0" for each in ("tcp", "ws", "tls", "wss")} | {"unix": str(tmp_path / "mqtt.sock")}
+    shown = listener("tls")["tls"]
+    flags = {each: f"{LOOPBACK}:0" for each in ("tcp", "ws", "tls", "wss")} | {"unix": str(socket_path())}
     broker = spawn(conf=yaml.safe_dump({"mqtt": {"tls": shown}}), listeners=[], flags=flags)
     for endpoint in broker.endpoints:
         client = Wire(endpoint, V5)
@@ -59,9 +54,9 @@ def test_flags_name_listeners_too(spawn, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def everywhere(tmp_path_factory):
+def everywhere():
     """A broker with a listener of each kind that takes packets up to 16 MiB."""
-    broker = SpawnedBroker(conf=ROOMY, listeners=one_of_each(tmp_path_factory.mktemp("listeners")), shards=2)
+    broker = SpawnedBroker(conf=ROOMY, listeners=one_of_each(), shards=2)
     yield broker
     broker.stop()
 
@@ -104,10 +99,10 @@ def refused(endpoint, version):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("shards", [1, 4])
-def test_a_listener_has_a_limit_of_its_own(spawn, tmp_path, transport, shards):
+def test_a_listener_has_a_limit_of_its_own(spawn, transport, shards):
     """The others go on, and a place that is left is free again."""
-    limited = {**listener(transport, tmp_path), "max-connections": 2}
-    broker = spawn(listeners=[(transport, limited), ("tcp", listener("tcp", tmp_path))], shards=shards)
+    limited = {**listener(transport), "max-connections": 2}
+    broker = spawn(listeners=[(transport, limited), ("tcp", listener("tcp"))], shards=shards)
     narrow, wide = broker.endpoints
     within = [Wire(narrow, V5) for _ in range(2)]
     for client in within:
@@ -128,10 +123,10 @@ def test_a_listener_has_a_limit_of_its_own(spawn, tmp_path, transport, shards):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("said", ["nothing", "a byte"])
-def test_whoever_does_not_begin_is_closed(spawn, tmp_path, transport, said):
+def test_whoever_does_not_begin_is_closed(spawn, transport, said):
     """`connect-timeout` counts from accept: the handshakes of TLS, WebSocket and PROXY are within it."""
     broker = spawn(
-        conf="mqtt:\n  limits:\n    connect-timeout: 1\n", listeners=[(transport, listener(transport, tmp_path))]
+        conf="mqtt:\n  limits:\n    connect-timeout: 1\n", listeners=[(transport, listener(transport))]
     )
     first = {"tls": b"\x16", "mtls": b"\x16", "wss": b"\x16", "ws": b"G", "proxy1": b"P", "proxy2": b"\r"}
     with broker.endpoint.connect() as silent:

@@ -14,15 +14,14 @@ CLIENT6, TARGET6 = ("2001:db8::7", 4711), ("2001:db8::1", 1883)
 REMOTE4, REMOTE6 = "remote=192.0.2.7:4711", "remote=[2001:db8::7]:4711"
 
 
-def trusting(transport, directory, networks):
-    return {**listener(transport, directory), "proxy-protocol-from": networks}
+def trusting(transport, networks):
+    return {**listener(transport), "proxy-protocol-from": networks}
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory):
+def broker():
     """Trusts 127.0.0.1, and no other address of this machine."""
-    directory = tmp_path_factory.mktemp("proxy")
-    block = trusting("tcp", directory, ["203.0.113.0/24", "127.0.0.1/32", "2001:db8::/32"])
+    block = trusting("tcp", ["203.0.113.0/24", "127.0.0.1/32", "2001:db8::/32"])
     spawned = SpawnedBroker(listeners=[("tcp", block)], shards=2)
     yield spawned
     spawned.stop()
@@ -127,8 +126,8 @@ def test_header_from_elsewhere_is_refused(broker, header):
     client.close()
 
 
-def test_header_on_a_listener_that_trusts_nobody_is_refused(spawn, tmp_path):
-    plain = spawn(listeners=[("tcp", listener("tcp", tmp_path))])
+def test_header_on_a_listener_that_trusts_nobody_is_refused(spawn):
+    plain = spawn(listeners=[("tcp", listener("tcp"))])
     client = speak(plain, HEADERS["v1"][0] + connect(V5, unique("p")))
     client.expect_closed()
     client.close()
@@ -165,9 +164,9 @@ def test_malformed_header_is_refused(broker, header):
 
 @pytest.mark.parametrize("transport", ["tls", "ws", "wss"])
 @pytest.mark.parametrize("name", ["v1", "v2 ipv6"])
-def test_header_comes_before_everything_else(spawn, tmp_path, transport, name):
+def test_header_comes_before_everything_else(spawn, transport, name):
     """Before the handshakes of TLS and WebSocket, in clear."""
-    broker = spawn(listeners=[(transport, trusting(transport, tmp_path, ["127.0.0.1/32"]))])
+    broker = spawn(listeners=[(transport, trusting(transport, ["127.0.0.1/32"]))])
     header, remote = HEADERS[name]
     made = broker.endpoint.connect()
     made.sendall(header)

@@ -6,7 +6,6 @@ import socket
 import ssl
 
 import pytest
-import yaml
 
 from harness import V5, Deadline, certificates, unique
 from harness.broker import run_to_end
@@ -25,11 +24,11 @@ def own(tmp_path):
 
 
 @pytest.fixture
-def serve(spawn, tmp_path):
+def serve(spawn):
     """A broker with one TLS listener: serve(authority, transport="mtls", crl=path)."""
 
     def start(authority=None, transport="tls", *, shards=None, conf=None, **tls):
-        block = listener(transport, tmp_path, authority)
+        block = listener(transport, authority)
         block["tls"].update({name.replace("_", "-"): str(value) for name, value in tls.items()})
         broker = spawn(listeners=[(transport, block)], shards=shards, conf=conf)
         broker.endpoint = dataclasses.replace(broker.endpoint, authority=authority)
@@ -362,10 +361,10 @@ def test_client_of_a_ca_that_was_replaced_does_not_come_back(serve, own):
 @pytest.mark.parametrize("spoil", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("name", ["server.pem", "server.key", "ca.pem", "crl.pem"])
 def test_bad_file_at_start_is_an_error_that_names_it(own, tmp_path, name, spoil):
-    block = listener("mtls", tmp_path, own)
+    block = listener("mtls", own)
     block["tls"]["crl"] = str(own.file("crl.pem"))
     spoil(own.file(name), own)
-    status, said = run_to_end(yaml.safe_dump({"shards": 1, "mqtt": {"listeners": [block]}}), tmp_path)
+    status, said = run_to_end([block], tmp_path)
     assert status == 1, said
     assert str(own.file(name)) in said
     assert "panicked" not in said

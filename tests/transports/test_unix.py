@@ -3,9 +3,9 @@
 
 import socket
 import stat
+from pathlib import Path
 
 import pytest
-import yaml
 
 from harness import V5, unique
 from harness.broker import run_to_end
@@ -14,13 +14,13 @@ from harness.wire import Wire
 
 
 @pytest.fixture
-def block(tmp_path):
-    return listener("unix", tmp_path)
+def block():
+    return listener("unix")
 
 
 @pytest.fixture
-def path(tmp_path, block):
-    return tmp_path / block["address"]
+def path(block):
+    return Path(block["address"])
 
 
 def serves(broker):
@@ -65,8 +65,7 @@ def test_broker_that_was_killed_starts_again(spawn, block, path):
 
 
 def fails_to_start(block, directory):
-    settings = {"shards": 1, "mqtt": {"listeners": [block]}}
-    status, said = run_to_end(yaml.safe_dump(settings), directory)
+    status, said = run_to_end([block], directory)
     assert status == 1, said
     assert block["address"] in said
     assert "panicked" not in said
@@ -86,5 +85,5 @@ def test_file_that_is_no_socket_is_left_alone(block, path, tmp_path):
     assert path.read_text() == "somebody's"
 
 
-def test_folder_that_is_not_there_is_an_error_that_names_the_socket(block, tmp_path):
-    fails_to_start({**block, "address": str(tmp_path / "nowhere" / "mqtt.sock")}, tmp_path)
+def test_folder_that_is_not_there_is_an_error_that_names_the_socket(block, path, tmp_path):
+    fails_to_start({**block, "address": str(path.parent / "nowhere" / "mqtt.sock")}, tmp_path)

@@ -39,8 +39,8 @@ from harness.wire import PING as MQTT_PING
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory):
-    spawned = SpawnedBroker(listeners=[("ws", listener("ws", tmp_path_factory.mktemp("websocket")))], shards=2)
+def broker():
+    spawned = SpawnedBroker(listeners=[("ws", listener("ws"))], shards=2)
     yield spawned
     spawned.stop()
 
@@ -230,8 +230,8 @@ def test_foreign_page_may_not_connect_to_a_loopback_listener(broker, upgrade, or
     assert refused.value.status == 403
 
 
-def test_allowed_origins_let_pages_in(spawn, upgrade, tmp_path):
-    block = {**listener("ws", tmp_path), "allowed-origins": ["https://app.example.org", "http://example.org:8000"]}
+def test_allowed_origins_let_pages_in(spawn, upgrade):
+    block = {**listener("ws"), "allowed-origins": ["https://app.example.org", "http://example.org:8000"]}
     broker = spawn(listeners=[("ws", block)])
     upgrade(broker, origin="https://app.example.org")
     upgrade(broker, origin="http://example.org:8000")
@@ -399,8 +399,8 @@ def test_disconnect_closes_the_websocket_too(broker, upgrade, version):
     closes_with(socket, 1000)
 
 
-def test_draining_broker_says_goodbye_in_both_protocols(spawn, tmp_path, upgrade):
-    broker = spawn(listeners=[("ws", listener("ws", tmp_path))])
+def test_draining_broker_says_goodbye_in_both_protocols(spawn, upgrade):
+    broker = spawn(listeners=[("ws", listener("ws"))])
     socket = upgrade(broker)
     client = Wire(broker, V5, socket)
     client.connect()
