@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto};
 use rustix::time::Timespec;
 
 use crate::clock::{self, SECOND_NS};
-use crate::probe::Probe;
+use crate::cost::Cost;
 use crate::scenario::Figures;
 use crate::target::Endpoint;
 use crate::wire::{self, Hello, Protocol};
@@ -37,8 +37,8 @@ struct Attempt {
 }
 
 pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
-    let broker = endpoint.pid.map(Probe::new);
-    let cpu = || broker.as_ref().map(Probe::cpu_ns).transpose();
+    let broker = endpoint.pid.map(Cost::new);
+    let cpu = || broker.as_ref().map(Cost::cpu_ns).transpose();
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut events = vec![
         Event {

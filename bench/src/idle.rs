@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::clock;
+use crate::cost::Cost;
 use crate::link::Link;
-use crate::probe::Probe;
 use crate::scenario::Figures;
 use crate::target::Endpoint;
 use crate::wire::{Hello, Protocol};
@@ -24,7 +24,7 @@ pub(crate) struct Idle {
 pub(crate) fn run(endpoint: &Endpoint, idle: &Idle) -> Result<Figures> {
     let broker = endpoint
         .pid
-        .map(Probe::new)
+        .map(Cost::new)
         .context("idle needs the broker's pid: spawn it or name pid=")?;
     let run = clock::now_ns() as u32;
     let open = |role: char, number: u32| -> Result<Link> {

@@ -18,8 +18,8 @@ use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 
 use crate::clock::{self, SECOND_NS};
+use crate::cost::Cost;
 use crate::link::{Flushed, Link, Poller};
-use crate::probe::Probe;
 use crate::target::Endpoint;
 use crate::verify::{Faults, Tally};
 use crate::wire::{self, Hello, Protocol, Stamp, Template, WireError, kind};
@@ -358,9 +358,9 @@ impl<'a> Engine<'a> {
     }
 
     fn drive(&mut self, endpoint: &Endpoint) -> Result<Outcome> {
-        let broker = endpoint.pid.map(Probe::new);
-        let broker_cpu = || broker.as_ref().map(Probe::cpu_ns).transpose();
-        let generator = Probe::new(std::process::id());
+        let broker = endpoint.pid.map(Cost::new);
+        let broker_cpu = || broker.as_ref().map(Cost::cpu_ns).transpose();
+        let generator = Cost::new(std::process::id());
         let started_ns = clock::now_ns();
         self.schedule_from_ns = started_ns;
         let mut phase = Phase::Warmup;
@@ -394,7 +394,7 @@ impl<'a> Engine<'a> {
                                 .zip(before.1)
                                 .map(|(after, before)| after.saturating_sub(before)),
                             generator_cpu_ns: generator.cpu_ns()?.saturating_sub(before.2),
-                            broker_rss_bytes: broker.as_ref().map(Probe::rss_bytes).transpose()?,
+                            broker_rss_bytes: broker.as_ref().map(Cost::rss_bytes).transpose()?,
                             latency: Histogram::new(3)?,
                             faults: Faults::default(),
                         });

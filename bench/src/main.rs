@@ -7,7 +7,7 @@
 //!             |                |
 //!          target           scenario: load (p2p, fan-out, fan-in, shared), connect, idle, stresser
 //!       (starts, pins)         |
-//!                     link, wire, verify, probe          relay: the floor, a target itself
+//!                     link, wire, verify, cost           relay: the floor, a target itself
 //! ```
 //!
 //! The generator is one thread on one CPU and shares no code with the broker.
@@ -18,10 +18,10 @@ mod args;
 mod clock;
 mod compare;
 mod connect;
+mod cost;
 mod idle;
 mod link;
 mod load;
-mod probe;
 mod relay;
 mod report;
 mod scenario;

@@ -14,8 +14,8 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 
 use crate::clock::{self, SECOND_NS};
+use crate::cost::Cost;
 use crate::link::{Flushed, Link, Poller};
-use crate::probe::Probe;
 use crate::scenario::Figures;
 use crate::target::Endpoint;
 use crate::wire::{self, Hello, Protocol, Stamp, Template, kind};
@@ -45,8 +45,8 @@ struct Client {
 }
 
 pub(crate) fn run(endpoint: &Endpoint, stresser: &Stresser) -> Result<Figures> {
-    let broker = endpoint.pid.map(Probe::new);
-    let cpu = || broker.as_ref().map(Probe::cpu_ns).transpose();
+    let broker = endpoint.pid.map(Cost::new);
+    let cpu = || broker.as_ref().map(Cost::cpu_ns).transpose();
     let cpu_before = cpu()?;
     let run = clock::now_ns() as u32;
     let hello = |client_id| Hello {

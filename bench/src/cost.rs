@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-pub(crate) struct Probe {
+pub(crate) struct Cost {
     root: PathBuf,
 }
 
-impl Probe {
+impl Cost {
     pub(crate) fn new(pid: u32) -> Self {
         Self {
             root: PathBuf::from(format!("/proc/{pid}")),
@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn this_process_has_used_cpu_and_memory() {
-        let probe = Probe::new(std::process::id());
-        assert!(probe.cpu_ns().expect("own schedstat is readable") > 0);
-        assert!(probe.rss_bytes().expect("own size is readable") > 0);
+        let cost = Cost::new(std::process::id());
+        assert!(cost.cpu_ns().expect("own schedstat is readable") > 0);
+        assert!(cost.rss_bytes().expect("own size is readable") > 0);
     }
 }
