@@ -4,7 +4,7 @@
 # The speed lines of corqtt, both drivers, against mosquitto and the bare relay, interleaved on this machine.
 # The broker under test is pinned to CPU 0, the load generator to CPU 1: leave both alone while it runs.
 #
-#   scripts/bench.sh                  all lines (about half an hour)
+#   scripts/bench.sh                  all lines (about an hour)
 #   scripts/bench.sh --quick          runs of a second, three rounds
 #   scripts/bench.sh p2p-qos0 idle    only these lines (`corqtt-bench suite --list` names them)
 #   scripts/bench.sh two-shards       only two shards against one
@@ -34,22 +34,49 @@ fi
 cargo build --release --quiet --package corqtt --package corqtt-bench
 release=${CARGO_TARGET_DIR:-target}/release
 
+# mosquitto reads its ports from a file, the others get free ones
+ports=()
 port=21883
-while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+while [ "${#ports[@]}" -lt 4 ]; do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || ports+=("$port")
+    port=$((port + 1))
+done
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-chmod 755 "$dir" # mosquitto gives up root before it reads on
+"$release/corqtt-bench" certificates "$dir"
+# mosquitto gives up root before it reads on; these keys guard nothing
+chmod 755 "$dir"
+chmod 644 "$dir"/*.pem
 cat >"$dir/mosquitto.conf" <<CONF
-listener $port 127.0.0.1
 allow_anonymous true
 persistence false
 max_inflight_messages 0
 max_queued_messages 0
 set_tcp_nodelay true
 log_type none
+listener ${ports[0]} 127.0.0.1
+listener ${ports[1]} 127.0.0.1
+certfile $dir/server.pem
+keyfile $dir/server-key.pem
+listener ${ports[2]} 127.0.0.1
+protocol websockets
+listener ${ports[3]} 127.0.0.1
+protocol websockets
+certfile $dir/server.pem
+keyfile $dir/server-key.pem
+CONF
+cat >"$dir/corqtt.yml" <<CONF
+mqtt:
+  tls:
+    server-cert: $dir/server.pem
+    server-key: $dir/server-key.pem
 CONF
 
-corqtt="$release/corqtt --tcp=127.0.0.1:{port} --ws=off --level=warn"
+mosquitto="mosquitto@127.0.0.1:${ports[0]},tls:${ports[1]},ws:${ports[2]},wss:${ports[3]}"
+corqtt="$release/corqtt --conf=$dir/corqtt.yml --level=warn --http=off --tcp=127.0.0.1:{port} --tls=127.0.0.1:{port.tls}"
+corqtt+=" --ws=127.0.0.1:{port.ws} --wss=127.0.0.1:{port.wss}"
+relay="{self} relay --listen=127.0.0.1:{port} --tls=127.0.0.1:{port.tls}"
+relay+=" --server-cert=$dir/server.pem --server-key=$dir/server-key.pem"
 status=0
 named=no
 options=()
@@ -62,11 +89,11 @@ for argument in "$@"; do
 done
 
 if [ "${1:-}" != two-shards ]; then
-    "$release/corqtt-bench" suite "$@" --baseline=mosquitto --floor=relay \
-        --spawn="mosquitto@127.0.0.1:$port=mosquitto -c $dir/mosquitto.conf" \
+    "$release/corqtt-bench" suite "$@" --baseline=mosquitto --floor=relay --ca="$dir/ca.pem" \
+        --spawn="$mosquitto=mosquitto -c $dir/mosquitto.conf" \
         --spawn="corqtt-epoll=$corqtt --runtime=epoll --shards=1 --cpus=0" \
         --spawn="corqtt-glommio=$corqtt --runtime=glommio --shards=1 --cpus=0" \
-        --spawn="relay={self} relay --listen=127.0.0.1:{port}" || status=$?
+        --spawn="relay=$relay" || status=$?
 fi
 
 # two shards need both CPUs, so one of them shares with the generator: CPU time is compared, not throughput

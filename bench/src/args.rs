@@ -43,15 +43,21 @@ pub(crate) struct Command {
 const TARGETS: &[Flag] = &[
     flag(
         "target",
-        "name=host:port[,pid=PID]",
+        "name=host:port[,tls:PORT][,ws:PORT][,wss:PORT][,pid=PID]",
         "",
-        "a broker that runs already; with its pid, CPU and memory are read",
+        "a broker that runs already and its ports; with its pid, CPU and memory are read",
     ),
     flag(
         "spawn",
-        "name[@host:port]=COMMAND",
+        "name[@host:port[,tls:PORT][,ws:PORT][,wss:PORT]]=COMMAND",
         "",
-        "a broker to start for each run and to end after it; {port} in COMMAND becomes a free port, {self} this binary",
+        "a broker to start for each run and to end after it; {port} in COMMAND becomes a free port, {port.tls}, {port.ws} and {port.wss} one more for that transport, {self} this binary",
+    ),
+    flag(
+        "ca",
+        "FILE",
+        "",
+        "PEM file with the CA that signed the brokers' certificates, which must be valid for localhost",
     ),
     flag(
         "broker-cpu",
@@ -72,6 +78,13 @@ const TARGETS: &[Flag] = &[
         "write all runs and their medians to this file",
     ),
 ];
+const TRANSPORT: &[Flag] = &[flag(
+    "transport",
+    "tcp|tls|ws|wss",
+    "tcp",
+    "what the clients speak MQTT over",
+)];
+const PROTOCOL: &[Flag] = &[flag("protocol", "4|5", "4", "MQTT 3.1.1 or 5.0")];
 const LOAD: &[Flag] = &[
     flag(
         "window",
@@ -97,7 +110,6 @@ const LOAD: &[Flag] = &[
         "",
         "quality of service of subscribers, where it differs",
     ),
-    flag("protocol", "4|5", "4", "MQTT 3.1.1 or 5.0"),
     flag(
         "persistent",
         "",
@@ -163,12 +175,23 @@ const CONNECT: &[Flag] = &[
         "10000",
         "connect: how many connections to make, greet and end",
     ),
-    flag("concurrency", "N", "100", "connect: how many at once"),
+    flag(
+        "concurrency",
+        "N",
+        "",
+        "connect: how many at once at most; 100 where there is no rate, 10000 where there is one",
+    ),
     flag(
         "connect-rate",
         "N",
         "",
-        "connect: connections per second, where it is not as fast as the broker lets it",
+        "connect: open loop: connections per second; latency from the intended time",
+    ),
+    flag(
+        "resume",
+        "SHARE",
+        "0",
+        "connect: share of the connections that resume a TLS session, from 0 to 1",
     ),
 ];
 const IDLE: &[Flag] = &[
@@ -183,6 +206,47 @@ const IDLE: &[Flag] = &[
         "SECONDS",
         "5",
         "idle: how long to watch the CPU time of the idle broker",
+    ),
+];
+const RETAINED: &[Flag] = &[
+    flag(
+        "topics",
+        "N",
+        "100000",
+        "retained: retained messages, one per topic",
+    ),
+    flag(
+        "updates",
+        "N",
+        "1000",
+        "retained: retained messages per second that are replaced while the subscriber joins",
+    ),
+    flag(
+        "join-qos",
+        "0|1",
+        "1",
+        "retained: quality of service of the subscription; a broker may shed updates with 0",
+    ),
+    flag(
+        "join-payload",
+        "BYTES",
+        "64",
+        "retained: size of each payload",
+    ),
+];
+const PROBE: &[Flag] = &[
+    flag("probe-rate", "N", "1000", "messages per second"),
+    flag(
+        "seconds",
+        "SECONDS",
+        "5",
+        "how long to send; a quiet run of disturb",
+    ),
+    flag(
+        "nice",
+        "N",
+        "-10",
+        "the priority it asks for; goes on without where that is denied",
     ),
 ];
 const STRESSER: &[Flag] = &[
@@ -211,53 +275,49 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "p2p",
         about: "publishers with one subscriber each",
         positional: "",
-        flags: &[SHAPES, LOAD, TIMES, ROUNDS, TARGETS],
+        flags: &[SHAPES, LOAD, TIMES, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "fan-out",
         about: "one publisher, many subscribers",
         positional: "",
-        flags: &[SHAPES, LOAD, TIMES, ROUNDS, TARGETS],
+        flags: &[SHAPES, LOAD, TIMES, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "fan-in",
         about: "many publishers, one subscriber",
         positional: "",
-        flags: &[SHAPES, LOAD, TIMES, ROUNDS, TARGETS],
+        flags: &[SHAPES, LOAD, TIMES, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "shared",
         about: "many publishers, one shared group",
         positional: "",
-        flags: &[SHAPES, LOAD, TIMES, ROUNDS, TARGETS],
+        flags: &[SHAPES, LOAD, TIMES, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "connect",
         about: "a storm of CONNECT, CONNACK, DISCONNECT",
         positional: "",
-        flags: &[
-            CONNECT,
-            &[flag("protocol", "4|5", "4", "MQTT 3.1.1 or 5.0")],
-            ROUNDS,
-            TARGETS,
-        ],
+        flags: &[CONNECT, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "idle",
         about: "what idle connections cost: memory each, CPU of all",
         positional: "",
-        flags: &[
-            IDLE,
-            &[flag("protocol", "4|5", "4", "MQTT 3.1.1 or 5.0")],
-            ROUNDS,
-            TARGETS,
-        ],
+        flags: &[IDLE, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
+    },
+    Command {
+        name: "retained",
+        about: "a subscriber of # joins many retained messages while they are replaced",
+        positional: "",
+        flags: &[RETAINED, PROTOCOL, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "stresser",
         about: "what mqtt-stresser does, with its report",
         positional: "",
-        flags: &[STRESSER, ROUNDS, TARGETS],
+        flags: &[STRESSER, TRANSPORT, ROUNDS, TARGETS],
     },
     Command {
         name: "compare",
@@ -283,7 +343,10 @@ pub(crate) const COMMANDS: &[Command] = &[
             TIMES,
             CONNECT,
             IDLE,
+            RETAINED,
             STRESSER,
+            PROTOCOL,
+            TRANSPORT,
             TARGETS,
         ],
     },
@@ -310,7 +373,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                     "floor",
                     "NAME",
                     "relay",
-                    "a target that is shown and not judged: QoS 0, exact filters only",
+                    "a target that is shown and not judged: QoS 0, exact filters only; TLS handshakes refer to it",
                 ),
                 flag(
                     "list",
@@ -324,11 +387,80 @@ pub(crate) const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "probe",
+        about: "an open loop through one broker, a process of its own; prints its latencies as JSON",
+        positional: "",
+        flags: &[
+            PROBE,
+            &[flag(
+                "attended",
+                "",
+                "",
+                "print `ready` when connected, begin at a line on stdin and end with stdin instead of the time",
+            )],
+            PROTOCOL,
+            TRANSPORT,
+            TARGETS,
+        ],
+    },
+    Command {
+        name: "disturb",
+        about: "the probe alone and beside a load, alternately; fails when the load lifts its p99 too far",
+        positional: "",
+        flags: &[
+            &[
+                flag(
+                    "load",
+                    "COMMAND",
+                    "",
+                    "the load, a shell command; {host}, {port}, {port.tls}, {port.ws}, {port.wss}, {pid} and {self} are filled in",
+                ),
+                flag(
+                    "from",
+                    "TEXT",
+                    "",
+                    "the probe begins with the load's first line of output that holds this, otherwise with the load",
+                ),
+                flag(
+                    "until",
+                    "TEXT",
+                    "",
+                    "it ends with the first line that holds this, otherwise with the load",
+                ),
+                flag(
+                    "at-most",
+                    "SECONDS",
+                    "60",
+                    "a load that runs longer than this is ended",
+                ),
+                flag("rounds", "N", "9", "quiet and loaded runs each"),
+            ],
+            PROBE,
+            PROTOCOL,
+            TRANSPORT,
+            TARGETS,
+        ],
+    },
+    Command {
+        name: "certificates",
+        about: "make a CA, a server's and a client's certificate (ECDSA P-256) for the brokers of a bench",
+        positional: "DIR",
+        flags: &[],
+    },
+    Command {
         name: "relay",
-        about: "the bare relay that is the floor: QoS 0, exact topics, no sessions",
+        about: "the bare relay that is the floor: QoS 0, exact topics, no sessions; with TLS the bare rustls loop",
         positional: "",
         flags: &[&[
             flag("listen", "host:port", "127.0.0.1:1883", "where to listen"),
+            flag("tls", "host:port", "", "where to listen for TLS"),
+            flag(
+                "server-cert",
+                "FILE",
+                "",
+                "PEM file with the certificate for TLS",
+            ),
+            flag("server-key", "FILE", "", "PEM file with its key"),
             flag("cpu", "LIST", "none", "CPUs to be pinned to"),
         ]],
     },
@@ -497,7 +629,7 @@ fn overview() -> String {
          Usage: corqtt-bench COMMAND [--flag=value ...]; corqtt-bench COMMAND --help\n\n",
     );
     for command in COMMANDS {
-        let _ = writeln!(help, "  {:<10} {}", command.name, command.about);
+        let _ = writeln!(help, "  {:<12} {}", command.name, command.about);
     }
     help
 }

@@ -8,7 +8,7 @@ use crate::args::Args;
 use crate::report::Progress;
 use crate::scenario::{Figures, Scenario};
 use crate::stats;
-use crate::target::{Target, pin};
+use crate::target::{Running, Target, pin};
 
 /// One scenario to run, for each target or not at all.
 pub(crate) struct Plan {
@@ -101,6 +101,14 @@ impl Field {
     pub(crate) fn position(&self, name: &str) -> Result<usize> {
         let found = self.targets.iter().position(|target| target.name == name);
         found.with_context(|| format!("no target is named {name}"))
+    }
+
+    /// The one target that there must be, started where it is ours to start.
+    pub(crate) fn start_one(&self) -> Result<Running> {
+        let [target] = self.targets.as_slice() else {
+            bail!("name one broker, not {}", self.targets.len());
+        };
+        target.start(&self.broker_cpus)
     }
 
     /// Runs all plans, a round over all targets at a time. A failed run is noted and the next one begins.

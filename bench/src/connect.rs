@@ -1,58 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The connect storm: CONNECT, CONNACK, DISCONNECT, as many at once as asked for.
+//! The connect storm: handshakes of the transport, CONNECT, CONNACK, DISCONNECT, as many at once as asked for.
+//!
+//! With a rate it is an open loop: connection k is due at `start + k / rate` and its latency counts from there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::fd::OwnedFd;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto};
-use rustix::time::Timespec;
 
 use crate::clock::{self, SECOND_NS};
 use crate::cost::Cost;
+use crate::link::{Link, Poller};
 use crate::scenario::Figures;
 use crate::target::Endpoint;
-use crate::wire::{self, Hello, Protocol};
+use crate::tls::Tickets;
+use crate::transport::{Dial, Way};
+use crate::wire::{self, Hello, Protocol, kind};
 
 /// A storm in which nothing has been answered for this long is over.
 const STALL_NS: u64 = 10 * SECOND_NS;
 
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Of the sessions that were to be resumed, so many may have begun anew.
+const NOT_RESUMED_MAX: f64 = 0.01;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Storm {
+    pub(crate) way: Way,
     pub(crate) protocol: Protocol,
     pub(crate) connects: u64,
     pub(crate) concurrency: u32,
     pub(crate) rate: Option<f64>,
+    /// Share of the connections that resume a TLS session.
+    pub(crate) resume: f64,
+}
+
+impl Storm {
+    fn hello(&self, client_id: String) -> Hello {
+        Hello {
+            protocol: self.protocol,
+            client_id,
+            clean: true,
+            keep_alive_secs: 60,
+        }
+    }
+
+    /// Whether connection `number` is one of those that resume: they are spread evenly.
+    fn resumes(&self, number: u64) -> bool {
+        let before = (number as f64 * self.resume) as u64;
+        ((number + 1) as f64 * self.resume) as u64 > before
+    }
 }
 
 struct Attempt {
-    socket: OwnedFd,
+    link: Link,
     /// When it was due (with a rate) or begun.
     from_ns: u64,
-    greeted: bool,
+    stage: Stage,
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    /// The layers have their handshakes.
+    Opening,
+    /// CONNECT is sent.
+    Greeting,
 }
 
 pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
     let broker = endpoint.pid.map(Cost::new);
+    let generator = Cost::new(std::process::id());
     let cpu = || broker.as_ref().map(Cost::cpu_ns).transpose();
-    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    let mut events = vec![
-        Event {
-            flags: EventFlags::empty(),
-            data: EventData::new_u64(0)
-        };
-        1024
-    ];
+    let mut poller = Poller::new()?;
     let mut attempts = HashMap::new();
     let mut latency = Histogram::<u64>::new_with_bounds(1, 60 * SECOND_NS, 3)?;
-    let (mut begun, mut done) = (0, 0);
+    let mut scratch = vec![0; SCRATCH_BYTES];
+    let (mut begun, mut done, mut resumed) = (0, 0, 0_u64);
     let run = clock::now_ns() as u32;
+    let dial = storm.way.to(endpoint)?;
+    let resuming = prime(endpoint, storm, run)?;
 
     let cpu_before = cpu()?;
+    let generator_before = generator.cpu_ns()?;
     let started_ns = clock::now_ns();
     let mut moved_at_ns = started_ns;
     while done < storm.connects {
@@ -65,21 +98,28 @@ pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
             if from_ns > now {
                 break;
             }
-            attempts.insert(begun, begin(&epoll, endpoint, begun, from_ns)?);
+            let dial = match &resuming {
+                Some(resuming) if storm.resumes(begun) => resuming,
+                _ => &dial,
+            };
+            let link = Link::begin(dial, storm.protocol)?;
+            poller.add(&link, begun as usize)?;
+            attempts.insert(
+                begun,
+                Attempt {
+                    link,
+                    from_ns,
+                    stage: Stage::Connecting,
+                },
+            );
             begun += 1;
         }
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: if storm.rate.is_some() {
-                1_000_000
-            } else {
-                100_000_000
-            },
+        let timeout_ns = if storm.rate.is_some() {
+            SECOND_NS / 1000
+        } else {
+            SECOND_NS / 10
         };
-        let ready = match epoll::wait(&epoll, &mut events[..], Some(&timeout)) {
-            Err(Errno::INTR) => 0,
-            ready => ready?,
-        };
+        let ready = poller.wait(timeout_ns)?;
         let now = clock::now_ns();
         if ready > 0 || attempts.is_empty() {
             moved_at_ns = now;
@@ -90,116 +130,149 @@ pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
                 storm.connects
             );
         }
-        for event in &events[..ready] {
-            let number = event.data.u64();
+        for at in 0..ready {
+            let (number, readable, writable) = poller.event(at);
+            let number = number as u64;
             let Some(attempt) = attempts.get_mut(&number) else {
                 continue;
             };
-            if attempt.step(storm, run, number, event.flags)? {
+            let hello = || storm.hello(format!("c{run:08x}{number}"));
+            if attempt.step(hello, readable, writable, &mut scratch)? {
                 latency.saturating_record(now.saturating_sub(attempt.from_ns).max(1));
-                attempts.remove(&number);
+                if let Some(Attempt { link, .. }) = attempts.remove(&number) {
+                    resumed += u64::from(link.is_resumed());
+                    link.finish()?;
+                }
                 done += 1;
             }
         }
     }
     let elapsed_ns = clock::now_ns() - started_ns;
+    let connects = storm.connects as f64;
 
     let mut figures = Figures::default();
     if let Some((after, before)) = cpu()?.zip(cpu_before) {
+        let cpu_ns = after.saturating_sub(before) as f64;
+        figures.put("cpu_us_per_connect", cpu_ns / 1000.0 / connects);
         figures.put(
-            "cpu_us_per_connect",
-            after.saturating_sub(before) as f64 / 1000.0 / storm.connects as f64,
+            "connects_per_core_s",
+            connects * SECOND_NS as f64 / cpu_ns.max(1.0),
         );
-        figures.put(
-            "broker_busy_percent",
-            100.0 * after.saturating_sub(before) as f64 / elapsed_ns as f64,
-        );
+        figures.put("broker_busy_percent", 100.0 * cpu_ns / elapsed_ns as f64);
     }
     figures.put(
-        "connects_per_s",
-        storm.connects as f64 / clock::seconds(elapsed_ns),
+        "generator_busy_percent",
+        100.0 * generator.cpu_ns()?.saturating_sub(generator_before) as f64 / elapsed_ns as f64,
     );
+    figures.put("connects_per_s", connects / clock::seconds(elapsed_ns));
     figures.put("p50_us", latency.value_at_quantile(0.5) as f64 / 1000.0);
     figures.put("p99_us", latency.value_at_quantile(0.99) as f64 / 1000.0);
     figures.put("max_us", latency.max() as f64 / 1000.0);
+    if resuming.is_some() {
+        let wanted = (0..storm.connects)
+            .filter(|&number| storm.resumes(number))
+            .count();
+        figures.put("resumed_percent", 100.0 * resumed as f64 / connects);
+        if (resumed as f64) < wanted as f64 * (1.0 - NOT_RESUMED_MAX) {
+            figures.failures.push(format!(
+                "the broker resumed {resumed} sessions where {wanted} were offered"
+            ));
+        }
+    }
     Ok(figures)
 }
 
-fn begin(epoll: &OwnedFd, endpoint: &Endpoint, number: u64, from_ns: u64) -> Result<Attempt> {
-    let family = if endpoint.addr.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
-    match rustix::net::connect(&socket, &endpoint.addr) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot connect to {}", endpoint.addr));
-        }
+/// Where sessions are to be resumed: a way to the broker with enough tickets for all connections at once.
+fn prime(endpoint: &Endpoint, storm: &Storm, run: u32) -> Result<Option<Dial>> {
+    if storm.resume <= 0.0 {
+        return Ok(None);
     }
-    let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-    epoll::add(epoll, &socket, EventData::new_u64(number), flags)?;
-    Ok(Attempt {
-        socket,
-        from_ns,
-        greeted: false,
-    })
+    let tickets = Arc::new(Tickets::default());
+    let dial = storm.way.resuming(endpoint, Some(Arc::clone(&tickets)))?;
+    let mut before = 0;
+    while before < storm.concurrency as usize {
+        let hello = storm.hello(format!("t{run:08x}{before}"));
+        Link::open(&dial, &hello)?.close();
+        let after = tickets.len();
+        ensure!(after > before, "the broker gives no ticket to resume with");
+        before = after;
+    }
+    tickets.give_out();
+    Ok(Some(dial))
 }
 
 impl Attempt {
-    /// True once CONNACK has come and DISCONNECT is written; dropping the attempt closes the socket.
-    fn step(&mut self, storm: &Storm, run: u32, number: u64, flags: EventFlags) -> Result<bool> {
-        if !self.greeted && flags.intersects(EventFlags::OUT | EventFlags::ERR) {
-            rustix::net::sockopt::socket_error(&self.socket)?
-                .context("a connection was refused")?;
-            let client_id = format!("c{run:08x}{number}");
-            let hello = Hello {
-                protocol: storm.protocol,
-                client_id,
-                clean: true,
-                keep_alive_secs: 60,
-            };
-            let mut packet = Vec::with_capacity(64);
-            wire::connect(&mut packet, &hello);
-            // a fresh socket takes these few bytes whole
-            let written = rustix::net::send(&self.socket, &packet, SendFlags::NOSIGNAL)?;
-            ensure!(
-                written == packet.len(),
-                "a fresh socket took {written} of {} bytes",
-                packet.len()
-            );
-            self.greeted = true;
+    /// True once CONNACK has come.
+    fn step(
+        &mut self,
+        hello: impl FnOnce() -> Hello,
+        readable: bool,
+        writable: bool,
+        scratch: &mut [u8],
+    ) -> Result<bool> {
+        if self.stage == Stage::Connecting && (writable || readable) {
+            self.link.connected().context("a connection was refused")?;
+            self.stage = Stage::Opening;
         }
-        if !flags.intersects(EventFlags::IN | EventFlags::HUP) {
-            return Ok(false);
+        if self.stage != Stage::Connecting && readable && self.read(scratch)? {
+            return Ok(true);
         }
-        // a CONNACK is one small segment; one that came in pieces would fail the run below
-        let mut bytes = [0; 1024];
-        let (filled, _) = match rustix::net::recv(
-            &self.socket,
-            &mut bytes[..],
-            rustix::net::RecvFlags::empty(),
-        ) {
-            Err(Errno::AGAIN) => return Ok(false),
-            Ok((0, _)) => bail!("the broker closed a connection before CONNACK"),
-            received => received?,
+        if self.stage == Stage::Opening && self.link.is_open() {
+            wire::connect(&mut self.link.out, &hello());
+            self.stage = Stage::Greeting;
+        }
+        // a socket that takes no more turns writable again, which is the next step
+        self.link.flush()?;
+        Ok(false)
+    }
+
+    fn read(&mut self, scratch: &mut [u8]) -> Result<bool> {
+        let read = |link: &mut Link, scratch: &mut [u8]| {
+            link.read(scratch)
+                .context("a connection ended before CONNACK")
         };
-        let packet = wire::split(&bytes[..filled])?.context("CONNACK came in pieces")?;
-        ensure!(
-            packet.first == wire::kind::CONNACK << 4,
-            "expected CONNACK, got first byte {:#04x}",
-            packet.first
-        );
-        let welcome = wire::connack(&bytes[packet.body..packet.end], storm.protocol)?;
-        ensure!(
-            welcome.code == 0,
-            "the broker refused CONNECT with code {:#04x}",
-            welcome.code
-        );
-        rustix::net::send(&self.socket, &wire::DISCONNECT, SendFlags::NOSIGNAL)?;
-        Ok(true)
+        while let Some((filled, more)) = read(&mut self.link, scratch)? {
+            if let Some(packet) = wire::split(&scratch[..filled])? {
+                ensure!(
+                    packet.first == kind::CONNACK << 4,
+                    "expected CONNACK, got first byte {:#04x}",
+                    packet.first
+                );
+                let body = &scratch[packet.body..packet.end];
+                let welcome = wire::connack(body, self.link.protocol)?;
+                ensure!(
+                    welcome.code == 0,
+                    "the broker refused CONNECT with code {:#04x}",
+                    welcome.code
+                );
+                return Ok(true);
+            }
+            self.link.keep(&scratch[..filled]);
+            if !more {
+                break;
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_resume_are_the_share_asked_for() {
+        let count = |resume: f64| {
+            let storm = Storm {
+                way: Way::tcp(),
+                protocol: Protocol::V311,
+                connects: 1000,
+                concurrency: 1,
+                rate: None,
+                resume,
+            };
+            (0..1000).filter(|&number| storm.resumes(number)).count()
+        };
+        assert_eq!([0.0, 0.25, 0.5, 1.0].map(count), [0, 250, 500, 1000]);
     }
 }

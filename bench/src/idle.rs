@@ -12,10 +12,12 @@ use crate::cost::Cost;
 use crate::link::Link;
 use crate::scenario::Figures;
 use crate::target::Endpoint;
+use crate::transport::Way;
 use crate::wire::{Hello, Protocol};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Idle {
+    pub(crate) way: Way,
     pub(crate) protocol: Protocol,
     pub(crate) connections: u32,
     pub(crate) watch_ns: u64,
@@ -26,6 +28,7 @@ pub(crate) fn run(endpoint: &Endpoint, idle: &Idle) -> Result<Figures> {
         .pid
         .map(Cost::new)
         .context("idle needs the broker's pid: spawn it or name pid=")?;
+    let dial = idle.way.to(endpoint)?;
     let run = clock::now_ns() as u32;
     let open = |role: char, number: u32| -> Result<Link> {
         let client_id = format!("{role}{run:08x}{number}");
@@ -35,7 +38,7 @@ pub(crate) fn run(endpoint: &Endpoint, idle: &Idle) -> Result<Figures> {
             clean: true,
             keep_alive_secs: 600,
         };
-        let mut link = Link::open(endpoint.addr, &hello)?;
+        let mut link = Link::open(&dial, &hello)?;
         link.subscribe(&[format!("idle/{run:08x}/{number}")], 0)?;
         Ok(link)
     };

@@ -21,6 +21,7 @@ use crate::clock::{self, SECOND_NS};
 use crate::cost::Cost;
 use crate::link::{Flushed, Link, Poller};
 use crate::target::Endpoint;
+use crate::transport::{Dial, Way};
 use crate::verify::{Faults, Tally};
 use crate::wire::{self, Hello, Protocol, Stamp, Template, WireError, kind};
 
@@ -57,6 +58,7 @@ pub(crate) enum Pace {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
+    pub(crate) way: Way,
     pub(crate) shape: Shape,
     pub(crate) pace: Pace,
     pub(crate) protocol: Protocol,
@@ -93,7 +95,8 @@ pub(crate) struct Outcome {
 
 /// Runs one load against one broker from the first CONNECT to the last DISCONNECT.
 pub(crate) fn run(endpoint: &Endpoint, load: &Load) -> Result<Outcome> {
-    let mut engine = Engine::connect(endpoint, load)?;
+    let dial = load.way.to(endpoint)?;
+    let mut engine = Engine::connect(&dial, load)?;
     let outcome = engine.drive(endpoint)?;
     let names = engine.disconnect();
     // a persistent session would outlive the run on the broker: a clean connection ends it
@@ -104,7 +107,7 @@ pub(crate) fn run(endpoint: &Endpoint, load: &Load) -> Result<Outcome> {
             clean: true,
             keep_alive_secs: 60,
         };
-        Link::open(endpoint.addr, &hello)?.close();
+        Link::open(&dial, &hello)?.close();
     }
     Ok(outcome)
 }
@@ -181,7 +184,7 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn connect(endpoint: &Endpoint, load: &'a Load) -> Result<Self> {
+    fn connect(dial: &Dial, load: &'a Load) -> Result<Self> {
         let run = rustix::process::getpid().as_raw_nonzero().get() as u32 ^ clock::now_ns() as u32;
         let (publishers, subscribers) = match load.shape {
             Shape::Pairs { pairs, .. } => (pairs, pairs),
@@ -222,10 +225,10 @@ impl<'a> Engine<'a> {
             faults: Faults::default(),
         };
         for subscriber in 0..subscribers {
-            engine.add_subscriber(endpoint, subscriber, publishers)?;
+            engine.add_subscriber(dial, subscriber, publishers)?;
         }
         for publisher in 0..publishers {
-            engine.add_publisher(endpoint, publisher)?;
+            engine.add_publisher(dial, publisher)?;
         }
         for (token, conn) in engine.conns.iter().enumerate() {
             engine.poller.add(&conn.link, token)?;
@@ -237,12 +240,7 @@ impl<'a> Engine<'a> {
         format!("bench/{:08x}/{publisher}", self.run)
     }
 
-    fn add_subscriber(
-        &mut self,
-        endpoint: &Endpoint,
-        subscriber: u32,
-        publishers: u32,
-    ) -> Result<()> {
+    fn add_subscriber(&mut self, dial: &Dial, subscriber: u32, publishers: u32) -> Result<()> {
         let (first_publisher, heard, filters) = match self.load.shape {
             Shape::Pairs { .. } => (subscriber, 1, vec![self.topic(subscriber)]),
             Shape::FanOut { .. } => (0, 1, vec![self.topic(0)]),
@@ -283,7 +281,7 @@ impl<'a> Engine<'a> {
             clean,
             keep_alive_secs: 600,
         };
-        let mut link = Link::open(endpoint.addr, &hello)?;
+        let mut link = Link::open(dial, &hello)?;
         link.subscribe(&filters, self.load.subscribe_qos)?;
         let persistent_id = (!clean).then_some(client_id);
         let subscriber = Some(subscriber as usize);
@@ -297,7 +295,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn add_publisher(&mut self, endpoint: &Endpoint, publisher: u32) -> Result<()> {
+    fn add_publisher(&mut self, dial: &Dial, publisher: u32) -> Result<()> {
         let load = self.load;
         let conn = match load.shape {
             Shape::Pairs {
@@ -311,7 +309,7 @@ impl<'a> Engine<'a> {
                     clean: true,
                     keep_alive_secs: 600,
                 };
-                let link = Link::open(endpoint.addr, &hello)?;
+                let link = Link::open(dial, &hello)?;
                 self.conns.push(Conn {
                     link,
                     publisher: None,
@@ -577,7 +575,7 @@ impl<'a> Engine<'a> {
                 break;
             }
         }
-        if !self.conns[conn].link.out.is_empty() {
+        if self.conns[conn].link.queued_bytes() > 0 {
             self.mark_dirty(conn);
         }
         self.scratch = scratch;
@@ -736,7 +734,7 @@ impl<'a> Engine<'a> {
 }
 
 /// Ids go round from 1 to 65535; acknowledgements in order keep the next one free.
-fn packet_id(sequence: u64) -> u16 {
+pub(crate) fn packet_id(sequence: u64) -> u16 {
     (sequence % 65_535) as u16 + 1
 }
 

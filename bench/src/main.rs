@@ -5,9 +5,11 @@
 //! ```text
 //! args -> compare / suite: targets x scenarios x rounds -> report (table, JSON)
 //!             |                |
-//!          target           scenario: load (p2p, fan-out, fan-in, shared), connect, idle, stresser
+//!          target           scenario: load (p2p, fan-out, fan-in, shared), connect, idle, retained, stresser
 //!       (starts, pins)         |
 //!                     link, wire, verify, cost           relay: the floor, a target itself
+//!                       |
+//!           transport: nothing, tls, websocket           disturb -> probe, a load beside it
 //! ```
 //!
 //! The generator is one thread on one CPU and shares no code with the broker.
@@ -15,15 +17,19 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod certificates;
 mod clock;
 mod compare;
 mod connect;
 mod cost;
+mod disturb;
 mod idle;
 mod link;
 mod load;
+mod probe;
 mod relay;
 mod report;
+mod retained;
 mod scenario;
 mod stats;
 mod stresser;
@@ -31,18 +37,26 @@ mod suite;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 mod verify;
+mod websocket;
 mod wire;
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use args::{Args, Asked};
 use compare::{Field, Group, Plan};
+use disturb::Disturbance;
+use probe::Probe;
 use scenario::Scenario;
+use transport::Way;
 
 fn main() -> ExitCode {
     match run() {
@@ -68,23 +82,121 @@ fn run() -> Result<bool> {
     match args.command.name {
         "relay" => run_relay(&args),
         "suite" => run_suite(&args),
+        "probe" => run_probe(&args),
+        "disturb" => run_disturb(&args),
+        "certificates" => make_certificates(&args),
         _ => run_compare(&args),
     }
 }
 
 fn run_relay(args: &Args) -> Result<bool> {
-    let listen = args.text("listen").context("--listen is missing")?;
-    let addr = listen
-        .to_socket_addrs()?
-        .next()
-        .with_context(|| format!("{listen} has no address"))?;
-    let relay = relay::Relay::bind(addr)?;
+    let listen = |name: &str| -> Result<Option<SocketAddr>> {
+        let Some(listen) = args.text(name) else {
+            return Ok(None);
+        };
+        let addr = listen.to_socket_addrs()?.next();
+        Ok(Some(
+            addr.with_context(|| format!("{listen} has no address"))?,
+        ))
+    };
+    let addr = listen("listen")?.context("--listen is missing")?;
+    let mut relay = relay::Relay::bind(addr)?;
+    if let Some(addr) = listen("tls")? {
+        let path = |name: &str| {
+            let path = args.text(name).map(Path::new);
+            path.with_context(|| format!("--tls wants --{name}=FILE as well"))
+        };
+        let config = tls::server_config(path("server-cert")?, path("server-key")?)?;
+        relay.bind_tls(addr, config)?;
+    }
     target::pin(&args.cpus("cpu")?)?;
     if addr.port() == 0 {
-        eprintln!("relay at {}", relay.addr()?);
+        let addrs = relay.addrs()?;
+        let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
+        eprintln!("relay at {}", addrs.join(", "));
     }
     relay.run(None::<std::os::fd::OwnedFd>)?;
     Ok(true)
+}
+
+fn make_certificates(args: &Args) -> Result<bool> {
+    let [dir] = args.positional.as_slice() else {
+        anyhow::bail!("certificates wants one directory");
+    };
+    certificates::write(Path::new(dir))?;
+    Ok(true)
+}
+
+/// The figures of one probe as one line of JSON.
+fn run_probe(args: &Args) -> Result<bool> {
+    let probe = Probe {
+        way: Way::parse(args)?,
+        protocol: scenario::parse_protocol(args)?,
+        rate: scenario::rate(args, "probe-rate")?.context("--probe-rate is missing")?,
+        duration_ns: scenario::seconds_ns(args, "seconds")?,
+        attended: args.switch("attended"),
+        nice: args.number("nice")?,
+    };
+    let field = Field::parse(args)?;
+    let broker = field.start_one()?;
+    let figures = probe::run(&broker.endpoint, &probe)?;
+    let mut values: serde_json::Map<String, Value> = figures
+        .values
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), json!(value)))
+        .collect();
+    values.insert("failures".into(), json!(figures.failures));
+    println!("{}", Value::Object(values));
+    Ok(figures.failures.is_empty())
+}
+
+fn run_disturb(args: &Args) -> Result<bool> {
+    let seconds = |name: &str| {
+        Ok::<_, anyhow::Error>(Duration::from_nanos(scenario::seconds_ns(args, name)?))
+    };
+    let load = args.text("load").context("--load is missing")?;
+    let field = Field::parse(args)?;
+    begin(args, &field)?;
+    let broker = field.start_one()?;
+    let endpoint = &broker.endpoint;
+    let mut probe = vec![
+        std::env::current_exe()?.to_string_lossy().into_owned(),
+        "probe".into(),
+        "--attended".into(),
+        format!("--target={}", endpoint.describe("broker")),
+    ];
+    // found out here rather than by the first probe
+    Way::parse(args)?.to(endpoint)?;
+    for name in ["probe-rate", "nice", "protocol", "transport", "ca", "cpu"] {
+        if let Some(value) = args.text(name) {
+            probe.push(format!("--{name}={value}"));
+        }
+    }
+    let disturbance = Disturbance {
+        load: endpoint.fill(load)?,
+        from: args.text("from").map(Into::into),
+        until: args.text("until").map(Into::into),
+        at_most: seconds("at-most")?,
+        quiet: seconds("seconds")?,
+        rounds: args.number("rounds")?,
+        probe,
+    };
+    println!("load: {}\n", disturbance.load);
+    let findings = disturbance.run(endpoint);
+    println!("{}", findings.table());
+    for failure in findings.failures() {
+        eprintln!("{failure}");
+    }
+    if let Some(path) = args.text("json") {
+        let all = json!({
+            "machine": report::Machine::read().json(),
+            "arguments": std::env::args().skip(1).collect::<Vec<_>>(),
+            "findings": findings.json(),
+        });
+        std::fs::write(path, format!("{all:#}\n"))
+            .with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(findings.holds())
 }
 
 /// One scenario by its own command, or several by `compare`.
@@ -95,7 +207,7 @@ fn run_compare(args: &Args) -> Result<bool> {
     };
     ensure!(
         !names.is_empty(),
-        "compare wants scenarios: p2p, fan-out, fan-in, shared, connect, idle, stresser"
+        "compare wants scenarios: p2p, fan-out, fan-in, shared, connect, idle, retained, stresser"
     );
     let field = Field::parse(args)?;
     let baseline = args

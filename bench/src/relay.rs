@@ -6,27 +6,45 @@
 //! It answers CONNECT, SUBSCRIBE and PINGREQ and forwards PUBLISH packets of QoS 0 byte for byte, so publishers and
 //! subscribers must speak the same version. No sessions, no wildcards, no retained messages, no QoS 1 or 2: a client
 //! that asks for them is closed, so that nothing is measured that was not done.
+//!
+//! A second listener may speak TLS: one rustls connection per client and nothing around it, with tickets as a broker
+//! gives them out. Its CONNECTs are the floor of a handshake.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use foldhash::{HashMap, HashMapExt};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
+use rustls::{ServerConfig, ServerConnection};
 
+use crate::tls::{self, RECORD_MAX_BYTES};
 use crate::wire::{self, Protocol, kind};
 
 const SCRATCH_BYTES: usize = 128 * 1024;
 
+/// Read at once from a socket that speaks TLS.
+const RECORDS_BYTES: usize = 20 * 1024;
+
+/// No packet is longer than this.
+const PACKET_MAX_BYTES: usize = SCRATCH_BYTES / 2;
+
+// a packet without its end, the plaintext of what was read and of a record that ends with it, and what was read
+const _: () = assert!(PACKET_MAX_BYTES + 2 * RECORDS_BYTES + RECORD_MAX_BYTES < SCRATCH_BYTES);
+
 /// A subscriber with more than this waiting for its socket gets nothing new.
 const OUT_MAX_BYTES: usize = 16 * 1024 * 1024;
 
-const LISTENER: u64 = u64::MAX;
-const STOP: u64 = u64::MAX - 1;
+const STOP: u64 = u64::MAX;
+const LISTENERS_FROM: u64 = u64::MAX - LISTENERS as u64;
+
+/// Plain, and TLS where there is a certificate for it.
+const LISTENERS: usize = 2;
 
 pub(crate) struct Relay {
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     epoll: OwnedFd,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
@@ -35,11 +53,21 @@ pub(crate) struct Relay {
     shed: u64,
 }
 
+struct Listener {
+    socket: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+}
+
 struct Client {
     stream: TcpStream,
+    tls: Option<Box<ServerConnection>>,
     protocol: Protocol,
     rest: Vec<u8>,
+    /// Packets to be sent.
     out: Vec<u8>,
+    /// Records to be sent; unused without TLS.
+    wire: Vec<u8>,
+    /// Bytes of `wire`, or of `out` without TLS, that are gone.
     written: usize,
     dirty: bool,
     subscribed: Vec<Vec<u8>>,
@@ -47,29 +75,46 @@ struct Client {
 
 impl Relay {
     pub(crate) fn bind(addr: SocketAddr) -> Result<Self> {
-        let listener =
-            TcpListener::bind(addr).with_context(|| format!("cannot listen at {addr}"))?;
-        listener.set_nonblocking(true)?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            &listener,
-            EventData::new_u64(LISTENER),
-            EventFlags::IN,
-        )?;
-        Ok(Self {
-            listener,
-            epoll,
+        let mut relay = Self {
+            listeners: Vec::new(),
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
             clients: Vec::new(),
             free: Vec::new(),
             topics: HashMap::new(),
             dirty: Vec::new(),
             shed: 0,
-        })
+        };
+        relay.listen(addr, None)?;
+        Ok(relay)
     }
 
-    pub(crate) fn addr(&self) -> Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
+    /// Listens for TLS as well.
+    pub(crate) fn bind_tls(&mut self, addr: SocketAddr, tls: Arc<ServerConfig>) -> Result<()> {
+        self.listen(addr, Some(tls))
+    }
+
+    fn listen(&mut self, addr: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Result<()> {
+        let socket = TcpListener::bind(addr).with_context(|| format!("cannot listen at {addr}"))?;
+        socket.set_nonblocking(true)?;
+        let token = LISTENERS_FROM + self.listeners.len() as u64;
+        assert!(token < STOP, "one listener of each kind");
+        epoll::add(
+            &self.epoll,
+            &socket,
+            EventData::new_u64(token),
+            EventFlags::IN,
+        )?;
+        self.listeners.push(Listener { socket, tls });
+        Ok(())
+    }
+
+    /// Where it listens: plain, then TLS.
+    pub(crate) fn addrs(&self) -> Result<Vec<SocketAddr>> {
+        let addrs = self
+            .listeners
+            .iter()
+            .map(|listener| Ok(listener.socket.local_addr()?));
+        addrs.collect()
     }
 
     /// Relays until `stop` becomes readable; for ever without one. The number of messages shed.
@@ -93,7 +138,7 @@ impl Relay {
             for Event { flags, data } in events[..ready].iter().copied() {
                 match data.u64() {
                     STOP => return Ok(self.shed),
-                    LISTENER => self.accept()?,
+                    token @ LISTENERS_FROM.. => self.accept((token - LISTENERS_FROM) as usize)?,
                     token => self.serve(token as usize, flags, &mut scratch),
                 }
             }
@@ -101,9 +146,10 @@ impl Relay {
         }
     }
 
-    fn accept(&mut self) -> Result<()> {
+    fn accept(&mut self, listener: usize) -> Result<()> {
         loop {
-            let stream = match self.listener.accept() {
+            let Listener { socket, tls } = &self.listeners[listener];
+            let stream = match socket.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error)
@@ -118,6 +164,12 @@ impl Relay {
             };
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
+            let tls = tls.as_ref().map(|config| {
+                let mut tls = ServerConnection::new(Arc::clone(config))?;
+                tls.set_buffer_limit(None);
+                Ok::<_, rustls::Error>(Box::new(tls))
+            });
+            let tls = tls.transpose()?;
             let slot = self.free.pop().unwrap_or_else(|| {
                 self.clients.push(None);
                 self.clients.len() - 1
@@ -126,9 +178,11 @@ impl Relay {
             epoll::add(&self.epoll, &stream, EventData::new_u64(slot as u64), flags)?;
             self.clients[slot] = Some(Client {
                 stream,
+                tls,
                 protocol: Protocol::V311,
                 rest: Vec::new(),
                 out: Vec::new(),
+                wire: Vec::new(),
                 written: 0,
                 dirty: false,
                 subscribed: Vec::new(),
@@ -140,7 +194,7 @@ impl Relay {
         let Some(client) = &mut self.clients[slot] else {
             return;
         };
-        if flags.contains(EventFlags::OUT) && !client.out.is_empty() && !client.dirty {
+        if flags.contains(EventFlags::OUT) && client.queued_bytes() > 0 && !client.dirty {
             client.dirty = true;
             self.dirty.push(slot);
         }
@@ -151,22 +205,16 @@ impl Relay {
             let Some(client) = &mut self.clients[slot] else {
                 return;
             };
-            let kept = client.rest.len();
-            match client.stream.read(&mut scratch[kept..]) {
-                Ok(0) => return self.close(slot),
-                Ok(count) => {
-                    scratch[..kept].copy_from_slice(&client.rest);
-                    client.rest.clear();
-                    let filled = kept + count;
+            match client.read(scratch) {
+                Ok(Some((filled, more))) => {
                     if self.handle(slot, &scratch[..filled]).is_none() {
                         return self.close(slot);
                     }
-                    if filled < scratch.len() {
+                    if !more {
                         return;
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(None) => return,
                 Err(_) => return self.close(slot),
             }
         }
@@ -206,10 +254,14 @@ impl Relay {
             }
         }
         let rest = &bytes[at..];
-        if rest.len() >= SCRATCH_BYTES / 2 {
+        if rest.len() >= PACKET_MAX_BYTES {
             return None;
         }
-        self.clients[slot].as_mut()?.rest.extend_from_slice(rest);
+        let client = self.clients[slot].as_mut()?;
+        client.rest.extend_from_slice(rest);
+        if client.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
+            self.mark_dirty(slot);
+        }
         Some(())
     }
 
@@ -227,7 +279,7 @@ impl Relay {
             let Some(client) = &mut self.clients[subscriber] else {
                 continue;
             };
-            if client.out.len() - client.written >= OUT_MAX_BYTES {
+            if client.queued_bytes() >= OUT_MAX_BYTES {
                 self.shed += 1;
                 continue;
             }
@@ -310,16 +362,60 @@ impl Relay {
 }
 
 impl Client {
+    /// One read. The filled length of `scratch`, and whether the socket may hold more; `None` when nothing was there.
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+        let kept = self.rest.len();
+        let start = match self.tls {
+            Some(_) => scratch.len() - RECORDS_BYTES,
+            None => kept,
+        };
+        let count = match self.stream.read(&mut scratch[start..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let more = start + count == scratch.len();
+        let mut filled = count;
+        if let Some(tls) = &mut self.tls {
+            let (out, records) = scratch.split_at_mut(start);
+            let ended;
+            (filled, ended) = tls::decrypt(tls, &records[..count], &mut out[kept..])?;
+            if ended && filled == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        scratch[..kept].copy_from_slice(&self.rest);
+        self.rest.clear();
+        Ok(Some((kept + filled, more)))
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.out.len() + self.wire.len() - self.written
+    }
+
     fn flush(&mut self) -> io::Result<()> {
-        while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
+        let pending = match &mut self.tls {
+            Some(tls) => {
+                tls::encrypt(tls, &self.out)?;
+                self.out.clear();
+                tls::take_records(tls, &mut self.wire)?;
+                &mut self.wire
+            }
+            None => &mut self.out,
+        };
+        while self.written < pending.len() {
+            match self.stream.write(&pending[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.out.clear();
+        pending.clear();
         self.written = 0;
         Ok(())
     }

@@ -11,8 +11,10 @@ use crate::clock::{self, SECOND_NS};
 use crate::connect::{self, Storm};
 use crate::idle::{self, Idle};
 use crate::load::{self, Load, Pace, Shape};
+use crate::retained::{self, Retained};
 use crate::stresser::{self, Stresser};
 use crate::target::Endpoint;
+use crate::transport::{Transport, Way};
 use crate::wire::{Protocol, STAMP_BYTES};
 
 #[derive(Clone, Debug)]
@@ -20,6 +22,7 @@ pub(crate) enum Scenario {
     Load(Load),
     Connect(Storm),
     Idle(Idle),
+    Retained(Retained),
     Stresser(Stresser),
 }
 
@@ -49,23 +52,21 @@ impl Scenario {
     pub(crate) fn parse(name: &str, args: &Args) -> Result<Self> {
         Ok(match name {
             "p2p" | "fan-out" | "fan-in" | "shared" => Self::Load(parse_load(name, args)?),
-            "connect" => Self::Connect(Storm {
-                protocol: parse_protocol(args)?,
-                connects: args.number("connects")?,
-                concurrency: positive(args, "concurrency")?,
-                rate: args.optional("connect-rate")?,
-            }),
+            "connect" => Self::Connect(parse_storm(args)?),
             "idle" => Self::Idle(Idle {
+                way: Way::parse(args)?,
                 protocol: parse_protocol(args)?,
                 connections: positive(args, "connections")?,
                 watch_ns: seconds_ns(args, "watch")?,
             }),
+            "retained" => Self::Retained(parse_retained(args)?),
             "stresser" => Self::Stresser(Stresser {
+                way: Way::parse(args)?,
                 clients: positive(args, "num-clients")?,
                 messages: positive(args, "num-messages")?,
             }),
             _ => bail!(
-                "there is no scenario {name:?}: p2p, fan-out, fan-in, shared, connect, idle, stresser"
+                "there is no scenario {name:?}: p2p, fan-out, fan-in, shared, connect, idle, retained, stresser"
             ),
         })
     }
@@ -75,8 +76,20 @@ impl Scenario {
             Self::Load(load) => Ok(load_figures(load, &load::run(endpoint, load)?)),
             Self::Connect(storm) => connect::run(endpoint, storm),
             Self::Idle(idle) => idle::run(endpoint, idle),
+            Self::Retained(retained) => retained::run(endpoint, retained),
             Self::Stresser(stresser) => stresser::run(endpoint, stresser),
         }
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        let way = match self {
+            Self::Load(load) => &load.way,
+            Self::Connect(storm) => &storm.way,
+            Self::Idle(idle) => &idle.way,
+            Self::Retained(retained) => &retained.way,
+            Self::Stresser(stresser) => &stresser.way,
+        };
+        way.transport
     }
 }
 
@@ -110,13 +123,13 @@ fn parse_load(name: &str, args: &Args) -> Result<Load> {
             members: positive(args, "members")?,
         },
     };
-    let pace = match args.optional::<f64>("rate")? {
-        Some(rate) if rate > 0.0 && rate.is_finite() => Pace::Rate(rate),
-        Some(rate) => bail!("--rate={rate} is not a rate"),
+    let pace = match rate(args, "rate")? {
+        Some(rate) => Pace::Rate(rate),
         None => Pace::Window(positive(args, "window")?),
     };
     let publish_qos = args.number("qos")?;
     let load = Load {
+        way: Way::parse(args)?,
         shape,
         pace,
         protocol: parse_protocol(args)?,
@@ -140,7 +153,61 @@ fn parse_load(name: &str, args: &Args) -> Result<Load> {
     Ok(load)
 }
 
-fn parse_protocol(args: &Args) -> Result<Protocol> {
+fn parse_storm(args: &Args) -> Result<Storm> {
+    let way = Way::parse(args)?;
+    let rate = rate(args, "connect-rate")?;
+    let resume = args.number("resume")?;
+    ensure!(
+        (0.0..=1.0).contains(&resume),
+        "--resume={resume} is not a share: from 0 for none to 1 for all"
+    );
+    ensure!(
+        resume == 0.0 || way.transport.is_tls(),
+        "--resume is for --transport=tls and wss"
+    );
+    let concurrency = match (args.is_given("concurrency"), rate) {
+        (true, _) => positive(args, "concurrency")?,
+        (false, None) => 100,
+        (false, Some(_)) => 10_000,
+    };
+    Ok(Storm {
+        way,
+        protocol: parse_protocol(args)?,
+        connects: args.number("connects")?,
+        concurrency,
+        rate,
+        resume,
+    })
+}
+
+fn parse_retained(args: &Args) -> Result<Retained> {
+    let retained = Retained {
+        way: Way::parse(args)?,
+        protocol: parse_protocol(args)?,
+        topics: positive(args, "topics")?,
+        payload_bytes: args.number("join-payload")?,
+        updates: args.number("updates")?,
+        qos: args.number("join-qos")?,
+        stall_ns: retained::STALL_NS,
+    };
+    ensure!(
+        retained.topics <= 1_000_000,
+        "--topics is at most a million"
+    );
+    ensure!(retained.qos <= 1, "--join-qos is 0 or 1");
+    ensure!(
+        (0.0..=1e6).contains(&retained.updates),
+        "--updates={} is not a rate",
+        retained.updates
+    );
+    ensure!(
+        (STAMP_BYTES..64 << 10).contains(&retained.payload_bytes),
+        "--join-payload is from {STAMP_BYTES} bytes to 64 KiB"
+    );
+    Ok(retained)
+}
+
+pub(crate) fn parse_protocol(args: &Args) -> Result<Protocol> {
     match args.text("protocol") {
         Some("5") => Ok(Protocol::V5),
         Some("4") | None => Ok(Protocol::V311),
@@ -154,7 +221,18 @@ fn positive(args: &Args, name: &str) -> Result<u32> {
     Ok(number)
 }
 
-fn seconds_ns(args: &Args, name: &str) -> Result<u64> {
+/// Per second; an error where one is given that is none.
+pub(crate) fn rate(args: &Args, name: &str) -> Result<Option<f64>> {
+    let rate = args.optional::<f64>(name)?;
+    ensure!(
+        rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()),
+        "--{name}={} is not a rate",
+        rate.unwrap_or_default()
+    );
+    Ok(rate)
+}
+
+pub(crate) fn seconds_ns(args: &Args, name: &str) -> Result<u64> {
     let seconds: f64 = args.number(name)?;
     ensure!(
         (0.0..1e6).contains(&seconds),

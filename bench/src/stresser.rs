@@ -18,6 +18,7 @@ use crate::cost::Cost;
 use crate::link::{Flushed, Link, Poller};
 use crate::scenario::Figures;
 use crate::target::Endpoint;
+use crate::transport::Way;
 use crate::wire::{self, Hello, Protocol, Stamp, Template, kind};
 
 const STALL_NS: u64 = 10 * SECOND_NS;
@@ -31,6 +32,7 @@ const BURST: u32 = 4;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Stresser {
+    pub(crate) way: Way,
     pub(crate) clients: u32,
     pub(crate) messages: u32,
 }
@@ -55,21 +57,16 @@ pub(crate) fn run(endpoint: &Endpoint, stresser: &Stresser) -> Result<Figures> {
         clean: true,
         keep_alive_secs: 30,
     };
+    let dial = stresser.way.to(endpoint)?;
     let mut poller = Poller::new()?;
     let mut clients = Vec::new();
     // link 2n belongs to the subscriber of client n, link 2n + 1 to its publisher
     let mut links = Vec::new();
     for number in 0..stresser.clients {
         let topic = format!("internal/mqtt-stresser/bench/worker{number}-{run:08x}");
-        let mut subscriber = Link::open(
-            endpoint.addr,
-            &hello(format!("stresser-sub-{number}-{run:08x}")),
-        )?;
+        let mut subscriber = Link::open(&dial, &hello(format!("stresser-sub-{number}-{run:08x}")))?;
         subscriber.subscribe(std::slice::from_ref(&topic), 0)?;
-        let publisher = Link::open(
-            endpoint.addr,
-            &hello(format!("stresser-pub-{number}-{run:08x}")),
-        )?;
+        let publisher = Link::open(&dial, &hello(format!("stresser-pub-{number}-{run:08x}")))?;
         for link in [subscriber, publisher] {
             poller.add(&link, links.len())?;
             links.push(link);
@@ -152,6 +149,10 @@ pub(crate) fn run(endpoint: &Endpoint, stresser: &Stresser) -> Result<Figures> {
                 if !more {
                     break;
                 }
+            }
+            // what the layers of a subscriber answer; a publisher's goes with its next write
+            if token % 2 == 0 && links[token].queued_bytes() > 0 {
+                links[token].flush()?;
             }
         }
         if clock::now_ns() - moved_at_ns > STALL_NS {
@@ -342,6 +343,7 @@ mod tests {
     #[test]
     fn the_report_has_the_form_of_mqtt_stresser() {
         let stresser = Stresser {
+            way: Way::tcp(),
             clients: 2,
             messages: 5,
         };

@@ -18,6 +18,8 @@ enum Limit {
     Share(f64),
     /// At least this share of the baseline's figure.
     NoLessThan(f64),
+    /// At least this share of the floor's figure.
+    OfFloor(f64),
     AtMost(f64),
 }
 
@@ -125,6 +127,48 @@ const LINES: &[Line] = &[
             ("idle_cpu_percent", Limit::AtMost(0.5)),
         ],
     },
+    Line {
+        name: "tls-p2p-qos0",
+        command: "p2p --transport=tls --pairs=50 --window=64 --qos=0",
+        rounds: None,
+        apart: false,
+        limits: &[("cpu_ns_per_message", Limit::Share(1.0 / 6.0))],
+    },
+    Line {
+        name: "ws-p2p-qos0",
+        command: "p2p --transport=ws --pairs=50 --window=64 --qos=0",
+        rounds: None,
+        apart: false,
+        limits: &[("cpu_ns_per_message", Limit::Share(1.0 / 6.0))],
+    },
+    Line {
+        name: "tls-connect",
+        command: "connect --transport=tls --connects=10000 --concurrency=100 --resume=0",
+        rounds: None,
+        apart: false,
+        limits: &[("connects_per_core_s", Limit::OfFloor(0.8))],
+    },
+    Line {
+        name: "tls-resume",
+        command: "connect --transport=tls --connects=10000 --concurrency=100 --resume=1",
+        rounds: None,
+        apart: false,
+        limits: &[("connects_per_core_s", Limit::OfFloor(0.8))],
+    },
+    Line {
+        name: "tls-idle",
+        command: "idle --transport=tls --connections=10000 --watch=5",
+        rounds: None,
+        apart: false,
+        limits: &[("rss_bytes_per_connection", Limit::AtMost(9.0 * 1024.0))],
+    },
+    Line {
+        name: "ws-idle",
+        command: "idle --transport=ws --connections=10000 --watch=5",
+        rounds: None,
+        apart: false,
+        limits: &[("rss_bytes_per_connection", Limit::AtMost(1.5 * 1024.0))],
+    },
     // a broker with two shards against the same with one, half of the pairs crossing
     Line {
         name: "two-shards",
@@ -142,7 +186,10 @@ struct Verdict {
     limit: Limit,
     target: usize,
     value: Option<f64>,
+    /// Of the figure that the limit refers to, the baseline's or the floor's.
     share: Option<f64>,
+    /// The baseline and the floor are shown, and who does not speak the line's transport is not.
+    judged: bool,
     holds: bool,
 }
 
@@ -205,9 +252,11 @@ pub(crate) fn run(args: &Args, field: &Field) -> Result<Suite> {
     };
     let mut plans = Vec::new();
     for line in &lines {
-        let scenario = parse_line(line, &seconds)?;
-        let of_target = |target| {
-            if Some(target) == floor {
+        let scenario = parse_line(line, &seconds, args.text("ca"))?;
+        let of_target = |target: usize| {
+            if !field.targets[target].speaks(scenario.transport()) {
+                None
+            } else if Some(target) == floor {
                 for_floor(&scenario)
             } else {
                 Some(scenario.clone())
@@ -235,12 +284,13 @@ pub(crate) fn run(args: &Args, field: &Field) -> Result<Suite> {
     })
 }
 
-fn parse_line(line: &Line, seconds: &str) -> Result<Scenario> {
+fn parse_line(line: &Line, seconds: &str, ca: Option<&str>) -> Result<Scenario> {
     let mut words: Vec<String> = line.command.split(' ').map(Into::into).collect();
     let name = words[0].clone();
     if matches!(name.as_str(), "p2p" | "fan-out" | "fan-in" | "shared") {
         words.extend(seconds.split(' ').map(Into::into));
     }
+    words.extend(ca.map(|ca| format!("--ca={ca}")));
     match args::parse(words)? {
         Asked::Run(args) => Scenario::parse(&name, &args),
         Asked::Help(_) => bail!("the line {} asks for help", line.name),
@@ -272,8 +322,12 @@ fn judge(
 ) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for &(figure, limit) in line.limits {
-        let base = group.cells[baseline]
-            .median(figure)
+        let reference = match limit {
+            Limit::OfFloor(_) => floor,
+            _ => Some(baseline),
+        };
+        let base = reference
+            .and_then(|target| group.cells[target].median(figure))
             .filter(|base| *base > 0.0);
         for (target, cell) in group.cells.iter().enumerate() {
             let limit = match limit {
@@ -287,8 +341,8 @@ fn judge(
             };
             let value = cell.median(figure);
             let share = value.zip(base).map(|(value, base)| value / base);
-            // the baseline and the floor are shown, not judged
-            let judged = target != baseline && Some(target) != floor;
+            let ran = !cell.runs.is_empty() || !cell.failures.is_empty();
+            let judged = target != baseline && Some(target) != floor && ran;
             let holds = !judged || (cell.failures.is_empty() && limit.holds(value, share));
             verdicts.push(Verdict {
                 line: line.name,
@@ -297,6 +351,7 @@ fn judge(
                 target,
                 value,
                 share,
+                judged,
                 holds,
             });
         }
@@ -308,7 +363,9 @@ impl Limit {
     fn holds(self, value: Option<f64>, share: Option<f64>) -> bool {
         match self {
             Self::Share(most) => share.is_some_and(|share| share <= most),
-            Self::NoLessThan(least) => share.is_some_and(|share| share >= least),
+            Self::NoLessThan(least) | Self::OfFloor(least) => {
+                share.is_some_and(|share| share >= least)
+            }
             Self::AtMost(most) => value.is_some_and(|value| value <= most),
         }
     }
@@ -317,6 +374,7 @@ impl Limit {
         match self {
             Self::Share(most) => format!("<= {} of baseline", ratio(most)),
             Self::NoLessThan(least) => format!(">= {} of baseline", ratio(least)),
+            Self::OfFloor(least) => format!(">= {} of floor", ratio(least)),
             Self::AtMost(most) => format!("<= {}", number(most)),
         }
     }
@@ -349,7 +407,7 @@ impl Suite {
 
     fn limit_text(&self, row: &[Verdict]) -> String {
         let mut texts: Vec<String> = Vec::new();
-        for verdict in row.iter().filter(|verdict| self.is_judged(verdict.target)) {
+        for verdict in row.iter().filter(|verdict| verdict.judged) {
             let text = verdict.limit.text();
             if !texts.contains(&text) {
                 texts.push(text);
@@ -358,19 +416,19 @@ impl Suite {
         texts.join(" / ").replace(" of baseline", "")
     }
 
-    fn is_judged(&self, target: usize) -> bool {
-        target != self.baseline && Some(target) != self.floor
-    }
-
     fn cell(&self, verdict: &Verdict) -> String {
         let Some(value) = verdict.value else {
             return "-".into();
         };
         let mut text = number(value);
-        if let Some(share) = verdict.share.filter(|_| verdict.target != self.baseline) {
+        let reference = match verdict.limit {
+            Limit::OfFloor(_) => self.floor,
+            _ => Some(self.baseline),
+        };
+        if let Some(share) = verdict.share.filter(|_| Some(verdict.target) != reference) {
             text += &format!(" {}", ratio(share));
         }
-        if self.is_judged(verdict.target) {
+        if verdict.judged {
             text += if verdict.holds { " ok" } else { " FAILS" };
         }
         text
@@ -384,8 +442,8 @@ impl Suite {
                 "limit": verdict.limit.text(),
                 "target": self.names[verdict.target],
                 "value": verdict.value,
-                "share_of_baseline": verdict.share,
-                "judged": self.is_judged(verdict.target),
+                "share_of_reference": verdict.share,
+                "judged": verdict.judged,
                 "holds": verdict.holds,
             })
         });
@@ -409,7 +467,7 @@ mod tests {
     fn every_line_is_a_command_that_parses() {
         for line in LINES {
             assert!(
-                parse_line(line, "--warmup=0 --duration=1").is_ok(),
+                parse_line(line, "--warmup=0 --duration=1", Some("ca.pem")).is_ok(),
                 "{}",
                 line.name
             );
@@ -423,7 +481,7 @@ mod tests {
                 .iter()
                 .find(|line| line.name == name)
                 .expect("a line of the suite");
-            for_floor(&parse_line(line, "--warmup=0 --duration=1").expect("parses"))
+            for_floor(&parse_line(line, "--warmup=0 --duration=1", None).expect("parses"))
         };
         assert!(floor("p2p-qos0").is_some());
         assert!(floor("p2p-qos1").is_none());
@@ -446,6 +504,8 @@ mod tests {
         assert!(!Limit::Share(0.5).holds(Some(10.0), Some(0.51)));
         assert!(!Limit::Share(0.5).holds(Some(10.0), None));
         assert!(Limit::NoLessThan(1.0).holds(None, Some(1.0)));
+        assert!(Limit::OfFloor(0.8).holds(Some(1.0), Some(0.8)));
+        assert!(!Limit::OfFloor(0.8).holds(Some(1.0), None));
         assert!(Limit::AtMost(1000.0).holds(Some(999.0), None));
         assert!(!Limit::AtMost(1000.0).holds(None, None));
     }

@@ -23,6 +23,9 @@ pub(crate) mod kind {
     pub(crate) const DISCONNECT: u8 = 14;
 }
 
+/// The flag of a PUBLISH that is to be retained.
+const RETAIN: u8 = 0x01;
+
 pub(crate) const DISCONNECT: [u8; 2] = [kind::DISCONNECT << 4, 0];
 
 /// Bytes of the stamp that opens every payload: run, publisher, sequence number, intended send time.
@@ -264,6 +267,17 @@ pub(crate) fn suback(body: &[u8], protocol: Protocol) -> Result<&[u8], WireError
     }
 }
 
+/// The retained QoS 1 message without payload that takes a topic's retained message away.
+pub(crate) fn clear_retained(out: &mut Vec<u8>, protocol: Protocol, topic: &str, packet_id: u16) {
+    let mut body = Vec::with_capacity(topic.len() + 5);
+    put_text(&mut body, topic);
+    body.extend_from_slice(&packet_id.to_be_bytes());
+    if protocol == Protocol::V5 {
+        body.push(0);
+    }
+    put_packet(out, kind::PUBLISH << 4 | 0x02 | RETAIN, &body);
+}
+
 /// PUBACK, PUBREC, PUBREL or PUBCOMP with success.
 #[inline]
 pub(crate) fn ack(out: &mut Vec<u8>, kind: u8, packet_id: u16) {
@@ -392,6 +406,12 @@ impl Template {
         }
     }
 
+    /// The same message, to be retained.
+    pub(crate) fn retained(mut self) -> Self {
+        self.bytes[0] |= RETAIN;
+        self
+    }
+
     #[inline]
     pub(crate) fn put(&self, out: &mut Vec<u8>, packet_id: u16, sequence: u64, intended_ns: u64) {
         let start = out.len();
@@ -502,6 +522,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_retained_message_says_so_and_an_empty_one_ends_it() {
+        let template = Template::new(Protocol::V5, "t", 1, 1, 1, STAMP_BYTES).retained();
+        let mut out = Vec::new();
+        template.put(&mut out, 1, 1, 1);
+        assert_eq!(out[0], 0x33);
+        out.clear();
+        clear_retained(&mut out, Protocol::V311, "t", 7);
+        assert_eq!(out, b"\x33\x05\x00\x01t\x00\x07");
+        out.clear();
+        clear_retained(&mut out, Protocol::V5, "t", 7);
+        assert_eq!(out, b"\x33\x06\x00\x01t\x00\x07\x00");
     }
 
     #[test]
