@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Bytes; 0 where nothing says how many.
 #[must_use]
-pub fn available() -> u64 {
+pub(crate) fn available() -> u64 {
     available_below(Path::new("/"))
 }
 
