@@ -103,7 +103,7 @@ impl Shard {
         if owner != u64::from(self.me.0) {
             return self.hand_over_socket(slot, owner, rest);
         }
-        if let Err(limit) = self.memory_for_client() {
+        if let Err(limit) = self.memory_for_client(client_id) {
             return self.refuse_limited(slot, limit, ReasonCode::QUOTA_EXCEEDED);
         }
         if let Err(limit) = self.admission.connect(self.now.mono_ms) {

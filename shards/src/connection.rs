@@ -609,7 +609,7 @@ impl Shard {
             return;
         }
         let closed = slot.session.close(keep_will, self.now);
-        let testator = self.testator(session);
+        let testator = closed.will.as_ref().and_then(|_| self.testator(session));
         if closed.ended {
             self.end_session(session);
         } else {
@@ -637,7 +637,7 @@ impl Shard {
     pub(crate) fn end_session(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
         let will = slot.session.take_will();
-        let testator = self.testator(session);
+        let testator = will.as_ref().and_then(|_| self.testator(session));
         let slot = &mut self.sessions.slots[session as usize];
         if self.records && slot.session.is_persistent() {
             self.ops.push(corqtt_port::store::Op::SessionEnded {

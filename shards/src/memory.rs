@@ -150,9 +150,16 @@ impl Shard {
         }
     }
 
-    /// A new client: is there memory for it?
-    pub(crate) fn memory_for_client(&self) -> Result<(), Limited> {
-        self.memory_below(100)
+    /// A new client: is there memory for it? One that comes for what waits in its session makes room.
+    pub(crate) fn memory_for_client(&self, client_id: &str) -> Result<(), Limited> {
+        let waits = |session: u32| {
+            let session = &self.sessions.slots[session as usize].session;
+            session.queue_len() + session.inflight_len() > 0
+        };
+        match self.memory_below(100) {
+            Err(_) if self.sessions.find(client_id).is_some_and(waits) => Ok(()),
+            verdict => verdict,
+        }
     }
 
     /// A new connection: is there memory to hear it out, and tell it that there is none?

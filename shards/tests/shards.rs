@@ -703,3 +703,10 @@ fn a_listener_pauses_without_descriptors_and_goes_on() {
     wait_for("listener goes on");
     broker.drain(client);
 }
+
+#[path = "shards/limits.rs"]
+mod limits;
+#[path = "shards/turns.rs"]
+mod turns;
+#[path = "shards/wills.rs"]
+mod wills;

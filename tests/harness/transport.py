@@ -134,9 +134,9 @@ class Endpoint:
             options.setdefault("client", "client")
         return (self.authority or certificates.authority()).context(**options)
 
-    def open(self):
+    def open(self, source=None):
         """A connection that carries MQTT, however it is wrapped."""
-        made = self.preface(self.connect())
+        made = self.preface(self.connect(source))
         try:
             if self.is_encrypted:
                 made = self.context().wrap_socket(made, server_hostname=self.host)

@@ -296,10 +296,10 @@ class Packet:
 class Wire:
     """One connection that speaks one version of MQTT as badly as the test wants."""
 
-    def __init__(self, broker, version, opened=None):
-        """`opened`: the connection, where a test has one already."""
+    def __init__(self, broker, version, opened=None, source=None):
+        """`opened`: the connection, where a test has one already; `source`: the address that it is to come from."""
         self.version = version
-        self.socket = opened or broker.endpoint.open()
+        self.socket = opened or broker.endpoint.open(source and (source, 0))
         self._buffer = bytearray()
         self._early = collections.deque()
         self._next_pid = 0

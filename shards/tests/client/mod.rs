@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a fact may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     let mut left = body.len();
     loop {
@@ -23,7 +23,7 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
     bytes.extend_from_slice(text.as_bytes());
     bytes
