@@ -69,7 +69,7 @@ const SHUTTING_DOWN: &str = "the broker is shutting down";
 impl Shard {
     /// The first packet of a connection. `rest` begins with it.
     pub(crate) fn handle_connect(&mut self, slot: u32, frame: Frame<'_>, size: usize, rest: &[u8]) {
-        // [MQTT-3.1.0-1] [MQTT5-3.1.0-1] the first packet must be a CONNECT
+        // what is no CONNECT was closed before it came whole
         let connect = match decode(frame, Version::V5) {
             Ok(Packet::Connect(connect)) => connect,
             Ok(_) => {
@@ -243,9 +243,9 @@ impl Shard {
         }
         let secret = u64::from_ne_bytes(secret);
         loop {
+            // [MQTT5-3.2.2-16]
             let id = format!("auto-{secret:016X}{:08X}", self.random() as u32);
             let owner = self.sessions.hash(&id) % u64::from(self.config.shards);
-            // [MQTT5-3.2.2-16]
             if owner == u64::from(self.me.0) && self.sessions.find(&id).is_none() {
                 return id.into();
             }

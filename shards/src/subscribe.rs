@@ -377,6 +377,7 @@ impl Shard {
         let header = match remaining {
             0..0x80 => 2,
             0x80..0x4000 => 3,
+            0x4000..0x20_0000 => 4,
             _ => 5,
         };
         let fits = header + remaining <= bytes_max as usize;

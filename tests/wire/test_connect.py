@@ -54,6 +54,7 @@ FIRST = {
     "auth": lambda _v: packet(AUTH, 0, b"\x18\0"),
     "connack": lambda _v: packet(CONNACK, 0, b"\0\0"),
     "zero": lambda _v: packet(0),
+    "beginning-of-a-large-publish": lambda _v: b"\x30\xff\xff\x03\0\1a",
     "http": lambda _v: b"GET / HTTP/1.1\r\nHost: broker\r\nUser-Agent: something/1.0 (long enough to be a packet)\r\n\r\n",
     "tls": lambda _v: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600),
 }
