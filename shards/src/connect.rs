@@ -585,7 +585,7 @@ impl Shard {
                 clean: terms.clean_start,
             });
         }
-        // [MQTT-4.4.0-1] [MQTT5-4.4.0-1] what was begun is sent again
+        // what was begun is sent again at once
         self.pump(session);
     }
 

@@ -190,9 +190,9 @@ def test_publish_below_sys_at_qos_2(wire, version):
         assert client.expect(PUBCOMP).pid == 4
     topic = unique("t/")
     client.subscribe(topic)
-    client.send(publish(version, topic, b"x", qos=1, pid=4))
+    client.send(publish(version, topic, b"x", qos=2, pid=4))
     kinds = sorted((client.receive().kind, client.receive().kind))
-    assert kinds == [PUBLISH, PUBACK]
+    assert kinds == [PUBLISH, PUBREC]
 
 
 def test_acks_of_unknown_packet_ids(wire, version):

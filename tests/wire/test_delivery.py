@@ -33,8 +33,9 @@ def test_dup_of_the_publisher_is_not_passed_on(wire, version, qos, subscribers):
     for each in awake:
         each.connect()
         each.subscribe(topic, 2)
+    # another topic: the message to a single subscriber is written in a way of its own
     sleeper.connect(sleeper_id, **persistent(version))
-    sleeper.subscribe(f"{topic}/#", 2)
+    sleeper.subscribe(f"{topic}/+", 2)
     sleeper.send(disconnect(version))
     sleeper.expect_closed()
     for name in (topic, f"{topic}/x"):
@@ -46,7 +47,7 @@ def test_dup_of_the_publisher_is_not_passed_on(wire, version, qos, subscribers):
     assert [each.expect_message().dup for each in awake] == [False] * subscribers
     woken = wire(version)
     assert woken.connect(sleeper_id, **persistent(version)).resumed
-    assert [woken.expect_message().dup for _ in range(2)] == [False, False]
+    assert not woken.expect_message().dup
 
 
 @pytest.mark.parametrize("dup", (False, True))

@@ -371,7 +371,7 @@ impl Session {
         drops: &mut Drops,
         now: Now,
     ) -> Delivered {
-        // [MQTT-3.8.4-6] [MQTT5-3.8.4-8] [MQTT5-4.8.2-3]
+        // [MQTT-3.8.4-6] [MQTT5-3.8.4-8]
         let qos = grant.qos.min(outgoing.message.qos);
         // [MQTT5-3.3.2-5]
         let mut expiry_secs = None;
