@@ -45,10 +45,22 @@ class SpawnedBroker(Broker):
     """One broker process of ours on a free loopback port, up when the constructor returns.
 
     `conf` is YAML. Its listeners are those of `listeners`, a list of (transport, block of `mqtt.listeners`), or one of
-    the transport that the suite runs over, and then those of `flags`, from the flag's name to its address.
+    the transport that the suite runs over, and then those of `flags`, from the flag's name to its address. `arguments`
+    follow the binary's name, `prefix` are the words of a command that runs it.
     """
 
-    def __init__(self, *, conf=None, listeners=None, flags=None, shards=None, runtime=None):
+    def __init__(
+        self,
+        *,
+        conf=None,
+        listeners=None,
+        flags=None,
+        shards=None,
+        runtime=None,
+        level="debug",
+        arguments=(),
+        prefix=(),
+    ):
         super().__init__()
         self._directory = tempfile.TemporaryDirectory(prefix="corqtt-test-")
         self._changed = threading.Condition()
@@ -57,7 +69,11 @@ class SpawnedBroker(Broker):
         self._attached = []
         self.panicked = False
         try:
-            command = self._command(conf, listeners, flags or {}, shards, runtime)
+            command = [
+                *prefix,
+                *self._command(conf, listeners, flags or {}, shards, runtime, level),
+                *arguments,
+            ]
         except BaseException:
             self._directory.cleanup()
             raise
@@ -78,7 +94,7 @@ class SpawnedBroker(Broker):
             self.kill()
             raise
 
-    def _command(self, conf, listeners, flags, shards, runtime):
+    def _command(self, conf, listeners, flags, shards, runtime, level):
         if listeners is None:
             listeners = [(CHOSEN, listener(CHOSEN))]
         self._wanted = [*(transport for transport, _ in listeners), *flags]
@@ -90,7 +106,7 @@ class SpawnedBroker(Broker):
             str(path),
             f"--shards={shards or os.environ.get('CORQTT_TEST_SHARDS', '1')}",
             f"--runtime={runtime or os.environ.get('CORQTT_TEST_RUNTIME', 'auto')}",
-            "--level=debug",
+            f"--level={level}",
             *(f"--{flag}={address}" for flag, address in flags.items()),
         ]
 
