@@ -3,7 +3,7 @@
 
 An attack is a function of a `Front`: it presses on the broker once, with bounded work under a deadline, counts what
 happened in `facts`, and notes what the broker did wrong in `faults`. The process repeats it until the time that
-it was asked for is over, or it gets SIGTERM. It writes JSON lines: `{"pressing": true}` when the first round begins, at
+it was asked for is over; SIGUSR1 ends it after the round under way, SIGTERM in the middle of it. It writes JSON lines: `{"pressing": true}` when the first round begins, at
 the end `{"rounds": .., "facts": {..}, "faults": [..]}`.
 """
 
@@ -18,7 +18,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from harness import V5, V31, V311, VERSIONS, Deadline, unique
+from harness import V5, V311, VERSIONS, Deadline, unique
+from harness.transport import Endpoint
 from harness.wire import (
     CONNACK,
     DISCONNECT,
@@ -45,7 +46,7 @@ from harness.wire import (
     varint,
     will_of,
 )
-from hostile import packets
+from hostile import packets, retained
 from hostile.swarm import READ, Swarm, drain
 
 # How long the broker may take for an answer, or to close, when it has to (seconds).
@@ -72,6 +73,10 @@ class Attack:
     descriptors: int = 0
     # clients that come while it lasts are served too
     newcomers: bool = True
+    # done to the broker before, once: a function of it and the size
+    prepare: object = None
+    # what the probe measures of it, where that is more than the usual (seconds)
+    probe_seconds: int = 0
 
     def size(self, small):
         return self.small if small else self.full
@@ -100,8 +105,9 @@ class Front:
         self.faults = []
 
     @property
-    def address(self):
-        return self.addresses["tcp"]
+    def endpoint(self):
+        """Where `Wire` connects."""
+        return Endpoint("tcp", *self.addresses["tcp"])
 
     def stopping(self):
         return self.stopped or time.monotonic() >= self.end
@@ -306,6 +312,7 @@ LONG_CONNECT = connect(V5, "slow" * 20, block=properties(user_property=("a", "b"
     small={"count": 100, "interval": 0.1, "timeout": 2},
     full={"count": 500, "interval": 1.0, "timeout": 10},
     limits={"connect-timeout": "{timeout}s"},
+    probe_seconds=12,
 )
 def slow_connect(front):
     """CONNECT, one byte per interval."""
@@ -319,6 +326,7 @@ def slow_connect(front):
     small={"count": 500, "timeout": 2},
     full={"count": 5000, "timeout": 10},
     limits={"connect-timeout": "{timeout}s"},
+    probe_seconds=12,
 )
 def half_open(front):
     """Connections that send nothing, or half a CONNECT."""
@@ -400,6 +408,7 @@ def descriptors(front):
     full={"every": 1, "timeout": 10},
     limits={"connect-timeout": "{timeout}s"},
     listeners=("tls",),
+    probe_seconds=12,
 )
 def tls_cut(front):
     """TLS handshakes that end at every byte: closed, half closed, stalled; and with every byte of ClientHello changed."""
@@ -533,6 +542,7 @@ def ws_violations():
     full={"every": 1, "timeout": 10},
     limits={"connect-timeout": "{timeout}s"},
     listeners=("ws",),
+    probe_seconds=12,
 )
 def ws_cut(front):
     """WebSocket upgrades and first frames that end at every byte, bad upgrades, bad frames."""
@@ -596,17 +606,22 @@ def ws_cut(front):
 # Those who do not read
 
 
-def deaf(front, qos, client_id):
-    """A subscriber with a small window that never reads once SUBACK is in."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.settimeout(PATIENCE)
-    sock.connect(tuple(front.address))
-    wire = Wire.__new__(Wire)
-    wire.version, wire.socket, wire._buffer, wire._early, wire._next_pid = V5, sock, bytearray(), collections.deque(), 0
-    wire.connect(client_id, keep_alive=0)
-    wire.subscribe("hostile/deaf", qos)
-    return wire
+class SmallWindow:
+    """An endpoint whose connections take few bytes that are not read."""
+
+    def __init__(self, address):
+        self.address = address
+
+    @property
+    def endpoint(self):
+        return self
+
+    def open(self):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(PATIENCE)
+        sock.connect(self.address)
+        return sock
 
 
 def pour(front, qos, topic, payload, total):
@@ -652,7 +667,9 @@ def pour(front, qos, topic, payload, total):
 
 
 def press_deaf(front, qos):
-    wire = deaf(front, qos, unique("deaf"))
+    wire = Wire(SmallWindow(front.addresses["tcp"]), V5)
+    wire.connect(keep_alive=0)
+    wire.subscribe("hostile/deaf", qos)
     pour(front, qos, "hostile/deaf", b"x" * front.size["payload"], front.size["bytes"])
     if front.stopping():
         wire.close()
@@ -786,7 +803,8 @@ def empty_levels(front):
 def empty_levels_allowed(front):
     """The same where the operator has lifted the limit: they work, deep ones too."""
     topic = "/" * (EMPTY_LEVELS - 1)
-    filters = (topic, topic[:-1] + "/+", topic[:-1] + "#", "/" * 30_000 + "#", "+" + "/+" * 29_999, "#")
+    # none that matches other topics than those that are as deep
+    filters = (topic, topic[:-1] + "/+", topic[:-1] + "#", "/" * 30_000 + "#", "+" + "/+" * 29_999)
     for _ in range(front.size["count"]):
         if front.stopping():
             return
@@ -867,7 +885,7 @@ def every_mixture(levels):
 
 
 def press_matching(front, filters, topic, options=0):
-    """A subscriber of all the filters, and publishers whose messages match every one."""
+    """A subscriber of all the filters, and a publisher whose messages match every one."""
     wire = front.wire(V5)
     wire.connect(keep_alive=0)
     for first in range(0, len(filters), 1000):
@@ -887,7 +905,7 @@ def press_matching(front, filters, topic, options=0):
     wire.close()
 
 
-@attack("overlapping-wildcards", small={"levels": 8, "messages": 200}, full={"levels": 12, "messages": 2000})
+@attack("overlapping-wildcards", small={"levels": 8, "messages": 200}, full={"levels": 14, "messages": 2000})
 def overlapping_wildcards(front):
     """Thousands of filters of one client that all match the same topic."""
     levels = front.size["levels"]
@@ -900,7 +918,9 @@ def deep_wildcards(front):
     levels = front.size["levels"]
     filters = []
     for depth in range(1, levels):
-        filters += ["/".join(["+"] * depth), "/".join(["+"] * depth + ["#"]), "/".join(["a", *["+"] * (depth - 1), "b"])]
+        # below `a`, so that nobody else's topics match
+        below = "/".join(["a", *["+"] * (depth - 1)])
+        filters += [below, below + "/#", below + "/b", below + "/+"]
     press_matching(front, filters, "/".join("a" * levels))
 
 
@@ -935,7 +955,14 @@ def half_sent(front):
     front.swarm((script for _ in range(size["count"])), width=size["count"], buffers=1 << 16)
 
 
-@attack("huge-connect", small={"count": 60}, full={"count": 1000}, newcomers=False)
+@attack(
+    "huge-connect",
+    small={"count": 200},
+    full={"count": 1000},
+    memory_max=256 * MIB,
+    small_memory_max=64 * MIB,
+    newcomers=False,
+)
 def huge_connect(front):
     """CONNECT as large as a packet may be: properties without end, a will with all it can have; held a while."""
     pair = ("user_property", ("k" * 10, "v" * 10))
@@ -977,6 +1004,15 @@ def retained_flood(front):
             front.facts["messages"] += len(batch)
         wire.publish("hostile/fence", b"", qos=1)
     wire.close()
+
+
+for _qos in (0, 1):
+    attack(
+        f"retained-join-qos-{_qos}",
+        small={"topics": 20_000, "updates": 2000, "state": "{directory}/newest"},
+        full={"topics": 1_000_000, "updates": 2000, "state": "{directory}/newest"},
+        prepare=retained.load,
+    )(lambda front, qos=_qos: retained.press_join(front, qos))
 
 
 # Sessions
@@ -1039,13 +1075,19 @@ def main():
     addresses = {kind: tuple(where) if isinstance(where, list) else where for kind, where in given["addresses"].items()}
     front = Front(addresses, given["size"], given["seconds"])
 
+    until = time.monotonic() + given["at_least"]
+
     def stop(*_):
         front.stopped = True
 
+    def finish(*_):
+        nonlocal until
+        until = 0
+
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR1, finish)
     print(json.dumps({"pressing": True}), flush=True)
     rounds = 0
-    until = time.monotonic() + given["at_least"]
     while not front.stopping() and (not rounds or time.monotonic() < until):
         try:
             ATTACKS[name].press(front)

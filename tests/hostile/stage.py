@@ -15,10 +15,11 @@ from pathlib import Path
 
 from harness import DEADLINE, V5, V311, Deadline, unique
 from harness.broker import ROOT, SpawnedBroker
+from harness.transport import listener
 from harness.wire import PUBACK, PUBLISH, Wire, ack, publish
 
 TESTS = ROOT / "tests"
-# An attack is repeated until it has lasted this long; it may take that long; its process may take that long to end.
+# An attack is repeated until it has lasted this long; it breaks off after so long; then it may take that long to end.
 AT_LEAST_SECONDS = 2
 ATTACK_SECONDS = 45
 STOP_SECONDS = 30
@@ -37,37 +38,53 @@ class Target(SpawnedBroker):
     """The broker under attack: its listeners, and what it costs."""
 
     def __init__(self, attack, small, *, cpu=None):
-        prefix, arguments = [], []
-        if attack.descriptors:
-            prefix += ["prlimit", f"--nofile={attack.descriptors}:{attack.descriptors}"]
-        if cpu is not None:
-            prefix += ["taskset", "-c", str(cpu)]
-            arguments += [f"--cpus={cpu}"]
         self.attack = attack
         self.memory_max = attack.small_memory_max if small else attack.memory_max
+        self._cpu = cpu
         super().__init__(
             conf=settings(attack, small),
+            listeners=[(kind, listener(kind)) for kind in ("tcp", *attack.listeners)],
             shards=1 if cpu is not None else None,
-            level="info",
-            prefix=prefix,
-            arguments=arguments,
         )
-        self.addresses = {"tcp": self.address}
+        self.size = {
+            key: value.format(directory=self.directory) if isinstance(value, str) else value
+            for key, value in attack.size(small).items()
+        }
+        self.addresses = {each.transport: each.path or (each.host, each.port) for each in self.endpoints}
+        if attack.prepare is not None:
+            try:
+                attack.prepare(self, self.size)
+            except BaseException:
+                self.kill()
+                raise
+
+    def _command(self, *settings_of_its_own):
+        """As it would run for an operator, with few descriptors or on one CPU where that is asked for."""
+        command = ["--level=info" if word == "--level=debug" else word for word in super()._command(*settings_of_its_own)]
+        if self._cpu is not None:
+            command = ["taskset", "-c", str(self._cpu), *command, f"--cpus={self._cpu}"]
+        if self.attack.descriptors:
+            command = ["prlimit", f"--nofile={self.attack.descriptors}:{self.attack.descriptors}", *command]
+        return command
 
     def peak_bytes(self):
         """The largest resident size that the process has had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024
 
-    def reset_peak(self):
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+    def metrics(self):
+        """What /metrics says; None where the broker has no HTTP interface."""
+        if (where := getattr(self, "http", None)) is not None:
+            with urllib.request.urlopen("http://{}:{}/metrics".format(*where), timeout=DEADLINE) as answer:
+                return answer.read().decode()
+        return None
 
 
 class Attacker:
-    """The process that attacks: `with Attacker(..) as attacker` begins, its end stops it if it still runs."""
+    """The process that attacks, from its construction on; the end of `with` kills it if it still runs."""
 
-    def __init__(self, target, size, *, at_least=AT_LEAST_SECONDS, seconds=ATTACK_SECONDS, prefix=()):
-        given = {"addresses": target.addresses, "size": size, "at_least": at_least, "seconds": seconds}
+    def __init__(self, target, *, at_least=AT_LEAST_SECONDS, seconds=ATTACK_SECONDS, prefix=()):
+        given = {"addresses": target.addresses, "size": target.size, "at_least": at_least, "seconds": seconds}
         self.name = target.attack.name
         self.seconds = seconds
         self.outcome = None
@@ -86,11 +103,11 @@ class Attacker:
         """Its rounds are done; answers what it noted."""
         return self._end(self.seconds + STOP_SECONDS)
 
-    def stop(self):
-        """Breaks it off where it is."""
-        if self.outcome is None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self._end(STOP_SECONDS)
+    def finish(self):
+        """Lets it end with the round under way."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)
+        return self.wait()
 
     def _end(self, seconds):
         if self.outcome is None:
@@ -188,6 +205,23 @@ def witnessed(target, *, newcomers=True):
         yield witness
     finally:
         witness.end()
+
+
+def sockets(pid):
+    """How many sockets a process has open."""
+    count = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += os.readlink(entry).startswith("socket:")
+    return count
+
+
+def settled(target, before):
+    """Waits until the broker has let go of what an attack left: no more sockets than before it."""
+    deadline = Deadline("the broker closes the sockets that the attack has left", STOP_SECONDS)
+    waiting = threading.Event()
+    while sockets(target.process.pid) > before:
+        waiting.wait(min(0.05, deadline.left()))
 
 
 def answers(target):

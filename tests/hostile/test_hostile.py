@@ -19,7 +19,7 @@ def test_others_are_served_throughout(name):
     attack = ATTACKS[name]
     target = Target(attack, small=True)
     try:
-        with witnessed(target, newcomers=attack.newcomers) as witness, Attacker(target, attack.small) as attacker:
+        with witnessed(target, newcomers=attack.newcomers) as witness, Attacker(target) as attacker:
             outcome = attacker.wait()
         answers(target)
         peak = target.peak_bytes()
