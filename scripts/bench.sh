@@ -49,7 +49,7 @@ set_tcp_nodelay true
 log_type none
 CONF
 
-corqtt="$release/corqtt --tcp=127.0.0.1:{port} --ws=off --level=warn"
+corqtt="$release/corqtt --tcp=127.0.0.1:{port} --ws=off --http=off --level=warn"
 status=0
 named=no
 options=()

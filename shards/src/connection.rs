@@ -474,6 +474,7 @@ impl Shard {
         let was_live = connection.stage == Stage::Live;
         let (session, version, peer) = (connection.session, connection.version, connection.peer);
         connection.carry = Carry::Empty;
+        self.meter.connection_ended(close, was_live);
         if was_live && let Some(events) = &self.events {
             let reason = match (close.reason, close.keep_will) {
                 (Some(reason), _) => reason,
@@ -532,6 +533,7 @@ impl Shard {
             return self.forget(slot);
         }
         connection.stage = Stage::Lingering;
+        self.meter.lingers();
         connection.session = NONE;
         connection.pending = None;
         connection.clock_ms = self.now.mono_ms + LINGER_MS;
@@ -593,6 +595,7 @@ impl Shard {
                 client_id: slot.session.client_id().into(),
             });
         }
+        self.meter.inflight_ended(slot.session.inflight_len());
         let unsent = slot.session.into_unsent();
         self.topics
             .remove_client(ClientKey(session), &mut self.changes);

@@ -228,6 +228,23 @@ fn unix_socket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
+/// Listens on an address for a thread that is no shard; with the port that the kernel chose where it was 0.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen_alone(id: &str, address: SocketAddr) -> Result<(OwnedFd, SocketAddr), BindError> {
+    let error = |errno| BindError {
+        id: id.to_owned(),
+        place: Place::Ip(address),
+        errno,
+    };
+    let fd = socket(address, false).map_err(error)?;
+    listen(&fd, BACKLOG).map_err(error)?;
+    let bound = getsockname(&fd).map_err(error)?;
+    let address = SocketAddr::try_from(bound).map_err(error)?;
+    Ok((fd, address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -282,6 +282,8 @@ impl Shard {
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
+                let began = grant.qos.min(outgoing.message().qos) > QoS::AtMostOnce;
+                self.meter.inflight += u64::from(began);
                 if self.wires.output_len(connection) >= EARLY_FLUSH_BYTES {
                     self.flush(connection);
                 }
@@ -324,10 +326,14 @@ impl Shard {
 
     /// Registers an acknowledgement with everything that it waits for.
     pub(crate) fn await_answers(&mut self, routed: &Routed, waiter: Waiter) {
+        let now_ns = self.meter.turns.now_ns();
         for (shard, item) in &routed.owed {
-            self.lanes[usize::from(*shard)].wait(*item, waiter);
+            let shard = usize::from(*shard);
+            self.lanes[shard].wait(*item, waiter);
+            self.meter.waits.lane(shard, *item, now_ns);
         }
         if routed.stored {
+            self.meter.waits.store(self.next_token, now_ns);
             self.store_waiters.push_back((self.next_token, waiter));
         }
     }
@@ -676,7 +682,8 @@ impl Shard {
     }
 
     fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) {
-        if self.records {
+        // what the broker says of itself is said anew after a restart
+        if self.records && !corqtt_topics::is_system(&message.topic) {
             self.ops.push(Op::Retained(message.clone()));
         }
         self.retained.set(message, stamp);

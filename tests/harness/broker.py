@@ -26,6 +26,8 @@ class Broker:
     def __init__(self, endpoint=None):
         # the listener that clients take unless a test says otherwise
         self.endpoint = endpoint
+        # (host, port) of its HTTP interface
+        self.http = None
         self.process = None
         self.lines = collections.deque(maxlen=LINES_KEPT)
 
@@ -45,10 +47,12 @@ class SpawnedBroker(Broker):
     """One broker process of ours on a free loopback port, up when the constructor returns.
 
     `conf` is YAML. Its listeners are those of `listeners`, a list of (transport, block of `mqtt.listeners`), or one of
-    the transport that the suite runs over.
+    the transport that the suite runs over. `http` is where HTTP listens; `env` is added to the environment.
     """
 
-    def __init__(self, *, conf=None, listeners=None, shards=None, runtime=None):
+    def __init__(
+        self, *, conf=None, listeners=None, shards=None, runtime=None, http=f"{LOOPBACK}:0", env=None
+    ):
         super().__init__()
         self._directory = tempfile.TemporaryDirectory(prefix="corqtt-test-")
         self._changed = threading.Condition()
@@ -57,13 +61,14 @@ class SpawnedBroker(Broker):
         self._attached = []
         self.panicked = False
         try:
-            command = self._command(conf, listeners, shards, runtime)
+            command = [*self._command(conf, listeners, shards, runtime), f"--http={http}"]
         except BaseException:
             self._directory.cleanup()
             raise
         self.process = subprocess.Popen(
             command,
             cwd=self._directory.name,
+            env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -94,15 +99,19 @@ class SpawnedBroker(Broker):
             self._wanted = [transport for transport, _ in listeners]
             conf = with_listeners(conf, [block for _, block in listeners])
         if conf is not None:
-            path = self.directory / "broker.yml"
-            path.write_text(conf)
-            command += ["--conf", str(path)]
+            self.conf.write_text(conf)
+            command += ["--conf", str(self.conf)]
         return command
 
     @property
     def directory(self):
         """Goes with the broker."""
         return Path(self._directory.name)
+
+    @property
+    def conf(self):
+        """The file with its settings, if it was given some."""
+        return self.directory / "broker.yml"
 
     @property
     def endpoints(self):
@@ -118,11 +127,19 @@ class SpawnedBroker(Broker):
                 if "panicked at" in line:
                     self.panicked = True
                 if match := ATTACHED.search(line):
-                    self._attached.append(match.groups())
+                    self._attach(match.groups())
                 self._changed.notify_all()
         with self._changed:
             self._eof = True
             self._changed.notify_all()
+
+    def _attach(self, attached):
+        address, _, protocol = attached
+        if protocol == "http":
+            host, _, port = address.rpartition(":")
+            self.http = (host.strip("[]"), int(port))
+        else:
+            self._attached.append(attached)
 
     def _await_start(self):
         deadline = Deadline("the broker logs `server started`", DEADLINE * 2)
@@ -221,11 +238,11 @@ def endpoint_of(transport, attached):
 
 
 def run_to_end(conf, directory, seconds=None):
-    """Runs a broker that is to end by itself; answers its exit status and all that it said."""
+    """Runs a broker, without HTTP, that is to end by itself; answers its exit status and all that it said."""
     path = Path(directory, "ends.yml")
     path.write_text(conf)
     done = subprocess.run(
-        [binary(), "--conf", str(path)],
+        [binary(), "--http=off", "--conf", str(path)],
         cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -103,7 +103,7 @@ export async function startBroker(settings = '') {
   const path = join(directory, 'broker.yml');
   // JSON is YAML
   writeFileSync(path, `mqtt:\n  listeners:\n    - ${JSON.stringify(listener(directory))}\n${settings}`);
-  const flags = ['--conf', path, `--shards=${shards}`, `--runtime=${runtime}`, '--level=info'];
+  const flags = ['--conf', path, '--http=off', `--shards=${shards}`, `--runtime=${runtime}`, '--level=info'];
   const broker = spawn(process.env.CORQTT_BIN, flags, { cwd: directory, stdio: ['ignore', 'pipe', 'inherit'] });
   const exited = new Promise((resolve) => broker.once('exit', (code) => resolve(code)));
   const address = await within(

@@ -56,7 +56,7 @@ func startBroker(settings string) (listening string, stop func() error, err erro
 	if err != nil {
 		return "", nil, err
 	}
-	flags := []string{"--tcp=127.0.0.1:0", "--ws=off", "--level=info",
+	flags := []string{"--tcp=127.0.0.1:0", "--ws=off", "--http=off", "--level=info",
 		"--shards=" + setting("CORQTT_TEST_SHARDS", "1"), "--runtime=" + setting("CORQTT_TEST_RUNTIME", "auto")}
 	if settings != "" {
 		path := filepath.Join(directory, "broker.yml")
