@@ -126,13 +126,13 @@ impl Broker {
     #[must_use]
     pub fn reload(&self) -> Vec<Outcome> {
         let certificates = self.certificates.iter().map(|shown| {
-            let what = format!("certificates of listener {}", shown.id);
+            let (what, of) = ("certificates", shown.id.as_str());
             match tls::terms(&shown.files, Some(&shown.certificates.current())) {
                 Ok(terms) => {
                     shown.certificates.exchange(Arc::new(terms));
-                    Outcome::taken_over(what)
+                    Outcome::taken_over(what, of)
                 }
-                Err(error) => Outcome::kept(what, format!("{error:#}")),
+                Err(error) => Outcome::kept(what, of, format!("{error:#}")),
             }
         });
         certificates.collect()
