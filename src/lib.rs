@@ -3,9 +3,16 @@
 
 pub mod args;
 pub mod check;
+mod edge;
+mod http;
 pub mod logging;
 mod memory;
+pub mod notify;
+mod numbers;
+mod panel;
 pub mod process;
+pub mod reload;
 pub mod settings;
+mod system;
 pub mod tls;
 pub mod wiring;

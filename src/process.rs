@@ -3,12 +3,18 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::args::Args;
+use crate::notify::Notifier;
 use crate::settings::Settings;
 use crate::wiring::{Broker, Edges};
-use crate::{args, check, logging, settings};
+use crate::{args, check, logging, reload, settings};
+
+/// What the service manager shows while clients are served.
+const SERVING: &str = "serving";
 
 /// Runs the broker until a signal ends it. The exit code is 0 after a drain, 1 if it could not start or drain, 2 for a
 /// wrong command line.
@@ -62,8 +68,19 @@ pub fn main(edges: Edges) -> ExitCode {
     }));
     log::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node_name; "server initializing");
     settings.log_notices();
-    let code = match Broker::start(&settings, edges) {
-        Ok(broker) => run(broker, &settings, &signals, &log),
+    let notifier = Arc::new(Notifier::from_environment());
+    let code = match Broker::start(&settings, edges, &notifier, &log) {
+        Ok(broker) => {
+            log::info!("server started");
+            notifier.ready(SERVING);
+            let around = Around {
+                args: &args,
+                settings: &settings,
+                notifier: &notifier,
+                log: &log,
+            };
+            run(broker, &signals, &around)
+        }
         Err(error) => {
             log::error!("{error:#}");
             ExitCode::FAILURE
@@ -79,20 +96,18 @@ fn signals() -> SigSet {
         .collect()
 }
 
-fn run(
-    broker: Broker,
-    settings: &Settings,
-    signals: &SigSet,
-    log: &logging::LogHandle,
-) -> ExitCode {
-    log::info!("server started");
+/// What a running broker is surrounded by.
+struct Around<'a> {
+    args: &'a Args,
+    settings: &'a Settings,
+    notifier: &'a Notifier,
+    log: &'a logging::LogHandle,
+}
+
+fn run(broker: Broker, signals: &SigSet, around: &Around<'_>) -> ExitCode {
     loop {
         match signals.wait() {
-            Ok(Signal::SIGHUP) => {
-                log.reopen();
-                log::info!("log files reopened (SIGHUP)");
-                broker.reload();
-            }
+            Ok(Signal::SIGHUP) => reload(&broker, around),
             Ok(signal) => {
                 log::info!(signal = signal.as_str(); "server draining");
                 break;
@@ -104,13 +119,28 @@ fn run(
             }
         }
     }
-    if broker.drain(settings.limits.drain_timeout) {
+    let drain_max = around.settings.limits.drain_timeout;
+    around.notifier.stopping(drain_max);
+    if broker.drain(drain_max) {
         log::info!("server stopped");
         ExitCode::SUCCESS
     } else {
         log::error!("server stopped at drain-timeout with connections left");
         ExitCode::FAILURE
     }
+}
+
+/// SIGHUP: every file that may change under a running broker is read again, and what cannot be used changes nothing.
+fn reload(broker: &Broker, around: &Around<'_>) {
+    around.notifier.reloading();
+    around.log.reopen();
+    log::info!("log files reopened (SIGHUP)");
+    let outcomes = broker.reload();
+    let of_settings = reload::settings(around.args, around.settings);
+    for outcome in outcomes.iter().chain(&of_settings) {
+        outcome.log();
+    }
+    around.notifier.ready(SERVING);
 }
 
 /// Writes to standard output; that nobody reads it is no error.

@@ -11,13 +11,18 @@ use corqtt_port::auth::{Anonymous, Auth};
 use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Memory, Store};
 use corqtt_shards::{
-    Admission, Bound, Capabilities, Certificates, Compatibilities, Config, DrainStep, Driven,
-    Limits, Listener, Network, Ports, Runtime, ToShard, bind, bind_unix, glommio_available, start,
+    Admission, Bound, Capabilities, Certificates, Clients, Compatibilities, Config, DrainStep,
+    Driven, Limits, Listener, Network, Ports, Runtime, ToShard, bind, bind_unix, glommio_available,
+    start,
 };
 use corqtt_topics::{ShardId, Strategy};
 use corqtt_transport::websocket::Origins;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::edge::{self, Edge, Http};
+use crate::logging::LogHandle;
+use crate::notify::Notifier;
+use crate::reload::Outcome;
 use crate::settings::{
     self, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
 };
@@ -47,6 +52,7 @@ pub struct Broker {
     shards: Vec<Driven>,
     inboxes: Vec<Sender<ToShard>>,
     certificates: Vec<Shown>,
+    edge: Edge,
 }
 
 /// The certificates that a listener shows, and where they come from.
@@ -63,9 +69,15 @@ impl Broker {
     ///
     /// # Errors
     /// When an address is taken, a CPU cannot be had, or the process runs out of something.
-    pub fn start(settings: &Settings, edges: Edges) -> anyhow::Result<Self> {
+    pub fn start(
+        settings: &Settings,
+        edges: Edges,
+        notifier: &Arc<Notifier>,
+        log: &LogHandle,
+    ) -> anyhow::Result<Self> {
         let mut certificates = Vec::new();
         let config = Arc::new(config(settings, &mut certificates)?);
+        let http = settings.http.as_ref().map(Http::bind).transpose()?;
         let (mut inboxes, mut receivers) = (Vec::new(), Vec::new());
         for _ in 0..config.shards {
             let (sender, receiver) =
@@ -74,6 +86,7 @@ impl Broker {
             receivers.push(receiver);
         }
         let admission = Arc::new(Admission::new(&config));
+        let clients = Arc::new(Clients::default());
         let mut shards = Vec::new();
         for (number, inbox) in (0..config.shards).zip(receivers) {
             let (auth, store, marks) = edges.ports(number, &inboxes);
@@ -86,6 +99,7 @@ impl Broker {
                 shards: shards_of,
                 marks,
                 admission: admission.clone(),
+                clients: clients.clone(),
             };
             shards.push(start(ShardId(number), &config, ports)?);
         }
@@ -93,37 +107,50 @@ impl Broker {
             let protocol = settings.protocol_of(&listener.id);
             log::info!(address:% = listener.bound.place, id = listener.id, protocol = protocol; "attached listener");
         }
+        let edge = Edge::start(edge::Parts {
+            inboxes: inboxes.clone(),
+            clients,
+            sys_topic_interval: settings.sys_topic_interval,
+            http,
+            notifier: notifier.clone(),
+            log: log.clone(),
+        })?;
         Ok(Self {
             shards,
             inboxes,
             certificates,
+            edge,
         })
     }
 
-    /// Reads certificates again. What cannot be read stays as it was, and the log says so; nobody is disconnected.
-    pub fn reload(&self) {
-        for shown in &self.certificates {
+    /// Reads every file again that may change under a running broker. What cannot be used changes nothing, and nobody is
+    /// disconnected.
+    #[must_use]
+    pub fn reload(&self) -> Vec<Outcome> {
+        let certificates = self.certificates.iter().map(|shown| {
+            let (what, of) = ("certificates", shown.id.as_str());
             match tls::terms(&shown.files, Some(&shown.certificates.current())) {
                 Ok(terms) => {
                     shown.certificates.exchange(Arc::new(terms));
-                    log::info!(listener = shown.id; "certificates read again");
+                    Outcome::taken_over(what, of)
                 }
-                Err(error) => {
-                    log::error!(listener = shown.id; "certificates stay as they were: {error:#}");
-                }
+                Err(error) => Outcome::kept(what, of, format!("{error:#}")),
             }
-        }
+        });
+        certificates.collect()
     }
 
     /// Takes the broker down: wills first, then goodbyes. False if `timeout` passed before every connection was closed.
     #[must_use]
     pub fn drain(self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
+        self.edge.drain();
         for step in [DrainStep::Wills, DrainStep::Close] {
             if !self.step(step, deadline) {
                 return false;
             }
         }
+        self.edge.stop();
         self.shards.into_iter().all(|shard| shard.join().is_ok())
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use corqtt_codec::{Message, QoS, ReasonCode};
 use corqtt_port::ConnectionKey;
-use corqtt_port::admin::{Answer, Ask, Client, Numbers, Query, Reply};
+use corqtt_port::admin::{Answer, Ask, Client, Query, Reply};
 use corqtt_session::{Frame, Grant, Leftover, Outgoing};
 use corqtt_topics::{ClientKey, ShardId};
 
 use crate::connect::Pending;
-use crate::lanes::Waiter;
+use crate::lanes::{ToShard, Waiter};
 use crate::router::{FAN_OUT_INLINE, Routed, Source};
-use crate::shard::Shard;
+use crate::shard::{Shard, WORK_MAX};
 use crate::wires::{Close, NONE, Stage, Why};
 
 /// A message that still goes to many local subscribers. Its source waits, so nothing overtakes it.
@@ -213,6 +213,17 @@ impl Shard {
                 self.publish_own(&message);
                 Answer::Done
             }
+            Ask::System(mut messages) => {
+                while let Some(message) = messages.pop_front() {
+                    self.publish_own(&message);
+                    if self.work <= WORK_MAX / 2 && !messages.is_empty() {
+                        let ask = Ask::System(messages);
+                        let rest = ToShard::Admin(Query { ask, ..query });
+                        return self.messages.push_front(rest);
+                    }
+                }
+                Answer::Done
+            }
         };
         query.reply.push(Reply {
             id: query.id,
@@ -238,33 +249,6 @@ impl Shard {
             queued: session.queue_len(),
             inflight: session.inflight_len(),
             protocol_version: session.version() as u8,
-        }
-    }
-
-    fn numbers(&self) -> Numbers {
-        let connected = self
-            .sessions
-            .slots
-            .iter()
-            .filter(|slot| slot.used && slot.session.is_connected())
-            .count();
-        let mut dropped: Vec<_> = corqtt_session::Drops::REASONS
-            .iter()
-            .map(|(reason, name)| (*name, self.drops.of(*reason)))
-            .collect();
-        dropped.push(("lane-full", self.counters.lane_full));
-        Numbers {
-            bytes_received: self.counters.bytes_received,
-            bytes_sent: self.wires.bytes_sent,
-            packets_received: self.counters.packets_received,
-            messages_received: self.counters.messages_received,
-            messages_sent: self.counters.messages_sent,
-            dropped,
-            limited: self.counters.limited.all().collect(),
-            clients_connected: connected as u64,
-            clients_total: self.sessions.count() as u64,
-            subscriptions: self.topics.len() as u64,
-            retained: self.retained.len() as u64,
         }
     }
 }

@@ -378,7 +378,8 @@ impl Shard {
         self.close_soon(
             slot,
             Close {
-                reason: None,
+                // told in CONNACK; no DISCONNECT follows
+                reason: Some(reason),
                 why,
                 keep_will: true,
             },
@@ -558,6 +559,7 @@ impl Shard {
         let connection = &mut self.wires.slots[slot as usize];
         let session = connection.session;
         connection.stage = Stage::Live;
+        self.meter.client_came();
         connection.keep_alive_secs = terms.keep_alive_secs;
         connection.clock_ms = self.now.mono_ms;
         if let Some(span) = keep_alive_ms(terms.keep_alive_secs) {

@@ -517,6 +517,7 @@ impl Shard {
         let was_live = connection.stage == Stage::Live;
         let (session, version, peer) = (connection.session, connection.version, connection.peer);
         drop(self.wires.take_carry(slot));
+        self.meter.connection_ended(close, was_live);
         if was_live && let Some(events) = &self.events {
             let reason = match (close.reason, close.keep_will) {
                 (Some(reason), _) => reason,
@@ -578,6 +579,7 @@ impl Shard {
             return self.forget(slot);
         }
         connection.stage = Stage::Lingering;
+        self.meter.lingers();
         connection.session = NONE;
         connection.pending = None;
         connection.clock_ms = self.now.mono_ms + LINGER_MS;
@@ -644,6 +646,7 @@ impl Shard {
                 client_id: slot.session.client_id().into(),
             });
         }
+        self.meter.inflight_ended(slot.session.inflight_len());
         let unsent = slot.session.into_unsent();
         self.work -= END_WORK;
         // no group chooses it any more

@@ -26,6 +26,7 @@ mod layers;
 mod limits;
 mod listener;
 mod memory;
+mod numbers;
 mod packets;
 mod rate;
 mod retain;
@@ -45,5 +46,6 @@ pub use config::{
 pub use driver::{Driven, StartError, glommio_available, start};
 pub use lanes::{DrainStep, HandOff, ToShard};
 pub use limits::Limited;
-pub use listener::{BindError, Bound, Place, bind, bind_unix};
+pub use listener::{BindError, Bound, Place, bind, bind_unix, listen_alone};
+pub use numbers::Clients;
 pub use shard::{Ports, Shard};

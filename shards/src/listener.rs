@@ -79,6 +79,7 @@ pub struct BindError {
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let next = match (self.errno, &self.place) {
+            (Errno::NAMETOOLONG, _) => "the path of a unix socket has at most 107 bytes",
             (Errno::EXIST, _) => "that file is no socket; choose another path",
             (_, Place::Unix(_)) if self.errno != Errno::ADDRINUSE => {
                 "check that its folder exists and may be written to"
@@ -226,6 +227,23 @@ pub fn bind_unix(id: &str, path: &Path) -> Result<Bound, BindError> {
 fn unix_socket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Listens on an address for a thread that is no shard; with the port that the kernel chose where it was 0.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen_alone(id: &str, address: SocketAddr) -> Result<(OwnedFd, SocketAddr), BindError> {
+    let error = |errno| BindError {
+        id: id.to_owned(),
+        place: Place::Ip(address),
+        errno,
+    };
+    let fd = socket(address, false).map_err(error)?;
+    listen(&fd, BACKLOG).map_err(error)?;
+    let bound = getsockname(&fd).map_err(error)?;
+    let address = SocketAddr::try_from(bound).map_err(error)?;
+    Ok((fd, address))
 }
 
 #[cfg(test)]

@@ -109,6 +109,7 @@ impl Shard {
         whole: Option<&Bytes>,
     ) {
         self.counters.messages_received += 1;
+        self.meter.messages_received_by_qos[usize::from(publish.qos as u8)] += 1;
         let capabilities = &self.config.capabilities;
         if publish.qos > capabilities.maximum_qos {
             // [MQTT5-3.2.2-11]
@@ -228,7 +229,7 @@ impl Shard {
         whole: Option<&Bytes>,
     ) {
         let name = topic.as_str();
-        if name.starts_with('$') && (name == "$SYS" || name.starts_with("$SYS/")) {
+        if corqtt_topics::is_system(name) {
             return self.refuse_publish(slot, publish, ReasonCode::NOT_AUTHORIZED);
         }
         let levels_max = self.config.limits.topic_levels_max;
@@ -322,6 +323,7 @@ impl Shard {
     fn handle_ack(&mut self, slot: u32, kind: u8, id: PacketId, reason: ReasonCode) {
         let session = self.wires.slots[slot as usize].session;
         let state = &mut self.sessions.slots[session as usize].session;
+        let before = state.inflight_len();
         match kind {
             PUBACK => {
                 state.handle_puback(id, reason, &mut self.drops);
@@ -342,6 +344,7 @@ impl Shard {
                 connection.acked = connection.acked.saturating_add(1);
             }
         }
+        self.meter.inflight_changed(before, state.inflight_len());
         if kind != PUBREL && state.wants_pump(&self.config.session) {
             self.pump(session);
         }

@@ -294,6 +294,8 @@ impl Shard {
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
+                let began = grant.qos.min(outgoing.message().qos) > QoS::AtMostOnce;
+                self.meter.inflight += u64::from(began);
                 if self
                     .wires
                     .is_early(connection, self.config.session.writes_pending_max)
@@ -339,10 +341,14 @@ impl Shard {
 
     /// Registers an acknowledgement with everything that it waits for.
     pub(crate) fn await_answers(&mut self, routed: &Routed, waiter: Waiter) {
+        let now_ns = self.meter.turns.now_ns();
         for (shard, item) in &routed.owed {
-            self.lanes[usize::from(*shard)].wait(*item, waiter);
+            let shard = usize::from(*shard);
+            self.lanes[shard].wait(*item, waiter);
+            self.meter.waits.lane(shard, *item, now_ns);
         }
         if routed.stored {
+            self.meter.waits.store(self.last_token(), now_ns);
             self.store_waiters.push_back((self.last_token(), waiter));
         }
     }
@@ -709,12 +715,14 @@ impl Shard {
 
     /// False: a limit leaves no room for it.
     fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) -> bool {
-        let is_limited = self.config.limits.retained();
+        let is_system = corqtt_topics::is_system(&message.topic);
+        let is_limited = self.config.limits.retained() && !is_system;
         if is_limited && let Err(limit) = self.room_for_retained(&message, stamp) {
             self.limited(limit, &message.topic);
             return false;
         }
-        if self.records {
+        // what the broker says of itself is said anew after a restart
+        if self.records && !is_system {
             self.ops.push(Op::Retained(message.clone()));
         }
         self.retained.set(message, stamp);
@@ -746,8 +754,8 @@ impl Shard {
     /// Tells the other shards how much is retained here.
     pub(crate) fn share_retained(&self) {
         let holds = Retainable {
-            messages: self.retained.len() as u64,
-            bytes: self.retained.bytes() as u64,
+            messages: self.retained.of_clients() as u64,
+            bytes: self.retained.bytes_of_clients() as u64,
         };
         let me = usize::from(self.me.0);
         self.admission.shares.set_retained(me, holds);

@@ -33,6 +33,7 @@ use crate::layers::{HANDSHAKES_MAX, LayerScratch, Layered};
 use crate::limits::{LimitCounts, PublishRates};
 use crate::listener::Peer;
 use crate::memory::Memory;
+use crate::numbers::{self, Clients, Meter};
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
@@ -80,6 +81,8 @@ pub struct Ports {
     pub marks: Vec<Sender<ToShard>>,
     /// Who may come in; the same for all shards.
     pub admission: Arc<Admission>,
+    /// Connected clients of the whole process.
+    pub clients: Arc<Clients>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -128,6 +131,7 @@ pub struct Shard {
     pub(crate) frame: Frame,
     pub(crate) drops: Drops,
     pub(crate) counters: Counters,
+    pub(crate) meter: Meter,
     pub(crate) auth: Box<dyn Auth>,
     pub(crate) checks_publish: bool,
     pub(crate) checks_subscribe: bool,
@@ -183,7 +187,7 @@ pub struct Shard {
     timer_ms: u64,
     inbox: Receiver<ToShard>,
     /// Taken from the inbox, to be handled in their order.
-    messages: VecDeque<ToShard>,
+    pub(crate) messages: VecDeque<ToShard>,
     taken: Vec<ToShard>,
     events_buffer: Vec<epoll::Event>,
     due: Vec<Timer>,
@@ -237,7 +241,7 @@ impl Shard {
                 paused_until_ms: 0,
             });
         }
-        let now = clocks();
+        let (now, _) = clocks();
         let mut seed = [0u8; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
         let mut shard = Self {
@@ -256,6 +260,7 @@ impl Shard {
             frame: Frame::default(),
             drops: Drops::default(),
             counters: Counters::default(),
+            meter: Meter::new(usize::from(config.shards), ports.clients),
             checks_publish: ports.auth.checks_publish(),
             checks_subscribe: ports.auth.checks_subscribe(),
             auth: ports.auth,
@@ -396,10 +401,13 @@ impl Shard {
     /// One turn: everything that is ready goes in, everything that came of it goes out.
     pub fn turn(&mut self) {
         self.inbox.disarm();
-        self.now = clocks();
+        let now_ns;
+        (self.now, now_ns) = clocks();
+        self.meter.turns.begin(now_ns, numbers::thread_cpu_ns);
         self.work = WORK_MAX;
         self.layer_scratch.handshakes = Duration::ZERO;
         self.accepts = ACCEPTS_MAX;
+        let woken = !self.events_buffer.is_empty();
         let events = std::mem::take(&mut self.events_buffer);
         for event in &events {
             self.handle_event(event.data.u64(), event.flags);
@@ -413,11 +421,14 @@ impl Shard {
         self.continue_paging();
         self.close_connections();
         self.commit();
+        let busy = woken || self.work < WORK_MAX;
         self.flush_lanes();
         self.flush_dirty();
         self.close_connections();
         self.watch_memory();
         self.check_drained();
+        let turns = &mut self.meter.turns;
+        turns.end(numbers::clock_ns(), busy, numbers::thread_cpu_ns);
     }
 
     fn handle_event(&mut self, key: u64, flags: EventFlags) {
@@ -583,6 +594,9 @@ impl Shard {
         let connection = &self.wires.slots[slot as usize];
         let address = connection.peer.ip().filter(|_| connection.address_counted);
         self.admission.leave(connection.listener, address);
+        if connection.stage == Stage::Lingering {
+            self.meter.lingered();
+        }
         self.wires.remove(slot);
         if !self.methods.is_empty() {
             self.methods.remove(&slot);
@@ -602,7 +616,10 @@ impl Shard {
                 ToShard::Batch(batch) => self.handle_batch(batch),
                 ToShard::Mark(mark) => {
                     let mut resolved = std::mem::take(&mut self.resolved);
-                    self.lanes[usize::from(mark.from.0)].handle_mark(&mark, &mut resolved);
+                    let from = usize::from(mark.from.0);
+                    self.lanes[from].handle_mark(&mark, &mut resolved);
+                    let now_ns = self.meter.turns.now_ns();
+                    self.meter.waits.marked(from, mark.upto, now_ns);
                     self.resolve(&mut resolved);
                     self.resolved = resolved;
                 }
@@ -709,6 +726,8 @@ impl Shard {
 
     fn handle_kept(&mut self, token: Token) {
         self.kept = self.kept.max(token);
+        let now_ns = self.meter.turns.now_ns();
+        self.meter.waits.kept(self.kept, now_ns);
         let mut resolved = std::mem::take(&mut self.resolved);
         while let Some((token, waiter)) = self.store_waiters.front() {
             if *token > self.kept {
@@ -792,6 +811,7 @@ impl Shard {
         }
         let out = self.wires.output(slot.connection);
         let limits = &self.session_limits;
+        let before = slot.session.inflight_len();
         let sent = slot.session.pump(
             out,
             &mut self.frame,
@@ -800,6 +820,8 @@ impl Shard {
             PUMP_MAX,
             self.now,
         );
+        let after = slot.session.inflight_len();
+        self.meter.inflight_changed(before, after);
         self.counters.messages_sent += sent as u64;
         self.work -= sent as i64;
     }
@@ -946,13 +968,14 @@ const SWEEP_ENTRIES: usize = 2000;
 /// Messages sent from a session's queue at once.
 const PUMP_MAX: usize = 256;
 
-/// Both clocks, once per turn.
-fn clocks() -> Now {
-    let ms = |time: Timespec| time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000;
-    Now {
-        mono_ms: ms(clock_gettime(ClockId::Boottime)),
-        wall_ms: ms(clock_gettime(ClockId::Realtime)),
-    }
+/// Both clocks, once per turn; the first also in nanoseconds.
+fn clocks() -> (Now, u64) {
+    let mono_ns = numbers::clock_ns();
+    let now = Now {
+        mono_ms: mono_ns / 1_000_000,
+        wall_ms: numbers::nanoseconds(clock_gettime(ClockId::Realtime)) / 1_000_000,
+    };
+    (now, mono_ns)
 }
 
 const _: () = assert!(TICK_MS <= ACCEPT_PAUSE_MS);

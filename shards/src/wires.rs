@@ -128,6 +128,8 @@ pub(crate) struct Wires {
     /// Slots with output that was not offered to the kernel yet.
     pub(crate) dirty: Vec<u32>,
     pub(crate) bytes_sent: u64,
+    /// Encoded, and offered to the kernel at least once.
+    pub(crate) packets_sent: u64,
     workspace: Workspace,
     /// Lent to a layered connection while it is flushed.
     spare: Vec<u8>,
@@ -348,6 +350,7 @@ impl Wires {
         let (Some(fd), Some(out)) = (&connection.fd, &mut connection.out) else {
             return Flushed::All;
         };
+        self.packets_sent += out.take_packets();
         if connection.write_blocked {
             return Flushed::Blocked;
         }

@@ -9,7 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use corqtt_port::admin::{Answer, Ask, Numbers, Query};
+use corqtt_codec::{Message, QoS};
+use corqtt_port::admin::{Answer, Ask, Numbers, Query, Reply};
 use corqtt_port::auth::{Anonymous, Auth};
 use corqtt_port::doubles::{LateAuth, LateStore, delaying};
 use corqtt_port::lane::{self, Receiver, Sender};
@@ -123,6 +124,7 @@ fn ports(
         shards: inboxes.to_vec(),
         marks,
         admission: admission.clone(),
+        clients: Arc::default(),
     }
 }
 
@@ -176,6 +178,32 @@ impl Broker {
                 other => panic!("numbers were asked for: {other:?}"),
             })
             .collect()
+    }
+
+    /// Orders the first shard to publish these below `$SYS/`, and waits until it has.
+    fn system(&self, messages: impl Iterator<Item = (String, Vec<u8>)>) {
+        let messages = messages.map(|(topic, payload)| {
+            Arc::new(Message {
+                topic: topic.as_str().into(),
+                qos: QoS::AtMostOnce,
+                retain: true,
+                properties: Box::default(),
+                expires_at_ms: None,
+                payload: payload.into(),
+            })
+        });
+        let (reply, replies) = lane::blocking();
+        let (id, ask) = (0, Ask::System(messages.collect()));
+        self.inboxes[0].push(ToShard::Admin(Query { id, ask, reply }));
+        let mut answers = Vec::new();
+        replies.wait(&mut answers, Some(DEADLINE));
+        assert!(matches!(
+            answers[..],
+            [Reply {
+                answer: Answer::Done,
+                ..
+            }]
+        ));
     }
 
     fn dropped(&self, reason: &str) -> u64 {
@@ -710,3 +738,94 @@ mod limits;
 mod turns;
 #[path = "shards/wills.rs"]
 mod wills;
+#[test]
+fn system_messages_go_on_over_turns_in_their_order() {
+    const MESSAGES: u32 = 2000;
+    each(&SOME, |setup| {
+        let broker = Broker::start(setup);
+        // so many deliveries that one turn cannot make them
+        let mut subscribers: Vec<_> = (0..20)
+            .map(|n| broker.subscriber(&format!("subscriber-{n}"), "$SYS/#", 0))
+            .collect();
+        let mut all = broker.subscriber("all", "#", 0);
+        broker.system((0..MESSAGES).map(|n| ("$SYS/t".to_owned(), n.to_be_bytes().to_vec())));
+        for subscriber in &mut subscribers {
+            for n in 0..MESSAGES {
+                assert_eq!(
+                    subscriber.message(),
+                    ("$SYS/t".to_owned(), n.to_be_bytes().to_vec()),
+                    "{setup:?}"
+                );
+            }
+        }
+        // [MQTT-4.7.2-1]
+        all.send(&publish_bytes(0x30, "own", 0, b""));
+        assert_eq!(all.message().0, "own");
+        let numbers = broker.numbers();
+        let sum = |of: fn(&Numbers) -> u64| numbers.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|n| n.retained), 0, "{setup:?}");
+        assert_eq!(sum(|n| n.messages_received), 1);
+        assert_eq!(sum(|n| n.messages_sent), u64::from(MESSAGES) * 20 + 1);
+        broker.drain((subscribers, all));
+    });
+}
+
+#[test]
+fn every_gauge_comes_back_to_nothing() {
+    each(&ALL, |setup| {
+        let broker = Broker::start(setup);
+        let messages: u16 = 50;
+        let mut subscriber = broker.subscriber("subscriber", "a", 1);
+        let mut publisher = broker.client("publisher");
+        for id in 1..=messages {
+            publisher.send(&publish_bytes(0x32, "a", id, b"x"));
+            assert_eq!(publisher.packet().0, 0x40);
+        }
+        for _ in 0..messages {
+            subscriber.message();
+        }
+        // it acknowledges half of them
+        for id in 1..=messages / 2 {
+            let [high, low] = id.to_be_bytes();
+            subscriber.send(&[0x40, 2, high, low]);
+        }
+        subscriber.send(&[0xC0, 0]);
+        assert_eq!(subscriber.packet().0, 0xD0);
+        let sum = |of: fn(&Numbers) -> u64| broker.numbers().iter().map(of).sum::<u64>();
+        assert_eq!(sum(|n| n.inflight), u64::from(messages / 2), "{setup:?}");
+        assert_eq!(sum(|n| n.clients_connected), 2);
+        assert_eq!(sum(|n| n.connections_opening), 0);
+        // CONNACK, SUBACK, PUBLISH and PINGRESP; CONNACK and PUBACK
+        assert_eq!(sum(|n| n.packets_sent), 4 + 2 * u64::from(messages));
+        assert!(sum(|n| n.turn_cpu.total()) >= sum(|n| n.turn_wall.total()));
+        assert!(sum(|n| n.turn_wall.total()) > 0);
+        let opening = Client::open(broker.address);
+        wait_until(|| sum(|n| n.connections_opening) == 1);
+        drop((opening, subscriber, publisher));
+        wait_until(|| {
+            sum(|n| n.connections_opening + n.connections_lingering + n.clients_connected) == 0
+        });
+        assert_eq!(sum(|n| n.inflight), 0);
+        assert_eq!(sum(|n| n.inflight_dropped), u64::from(messages / 2));
+        let ended = |of: fn(&Numbers) -> &[(&'static str, u64)]| {
+            let all = broker.numbers();
+            let counts = all.iter().flat_map(of);
+            counts.map(|(_, count)| count).sum::<u64>()
+        };
+        assert_eq!(
+            (ended(|n| &n.closed), ended(|n| &n.refused)),
+            (2, 1),
+            "{setup:?}"
+        );
+        broker.drain(());
+    });
+}
+
+/// Asks again until it is so.
+fn wait_until(fact: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !fact() {
+        assert!(Instant::now() < deadline, "it is not so in time");
+        std::thread::yield_now();
+    }
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of settings as text: `--help`, and the commented `configs/corqtt.yml`.
+//! The table of settings as text: `--help`, the commented `configs/corqtt.yml`, and the tables of `configs/SETTINGS.md`.
 
 use std::fmt::Write as _;
 
@@ -133,6 +133,81 @@ fn leaf(text: &mut String, row: &Row, path: &[&str], name: &str, is_first_of_ite
     } else {
         let _ = writeln!(text, "{here}#{name}:{value}");
     }
+}
+
+/// Every setting in tables, one for each block of the file.
+#[must_use]
+pub fn manual() -> String {
+    let mut text = String::from(
+        "<!-- Made from the table of settings in src/settings/table.rs: UPDATE_CONFIGS=1 cargo test -p corqtt --lib documented -->\n\
+         # Settings\n\n\
+         A flag overrides its environment variable, which overrides the file that `--conf` names, which overrides the\n\
+         default. Unknown flags and keys are errors. [corqtt.yml](corqtt.yml) is the file with every key commented out;\n\
+         `corqtt --check` says what would run.\n\n\
+         A duration is a number and its unit, `500ms`, `10s`, `5m`, `2h`, `1d`; a number alone counts in the unit that its row\n\
+         names. A size is a number of bytes, or has `KiB`, `MiB`, `GiB`, `TiB` (1024) or `kB`, `MB`, `GB`, `TB` (1000) behind it.\n\
+         A row without a key is for the command line and the environment only, one without a flag for the file only.\n\
+         Where several words stand for one choice they are separated by a slash.\n",
+    );
+    let mut open: Option<&str> = None;
+    for row in ROWS {
+        // a row of the command line stands with those before it
+        let block = match row.key {
+            Some(key) => key.rsplit_once('.').map_or("", |(block, _)| block),
+            None => open.unwrap_or(""),
+        };
+        if open != Some(block) {
+            open = Some(block);
+            let title = match block {
+                "" => "Top level".to_owned(),
+                block => format!("`{}`", block.replace("[]", "[...]")),
+            };
+            let _ = write!(
+                text,
+                "\n## {title}\n\n\
+                 | key | flag | environment | default | takes | unit | meaning |\n\
+                 |---|---|---|---|---|---|---|\n"
+            );
+        }
+        manual_row(&mut text, row);
+    }
+    text
+}
+
+fn manual_row(text: &mut String, row: &Row) {
+    let code = |word: Option<String>| word.map_or(String::new(), |word| format!("`{word}`"));
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    let default = match row.default {
+        Preset::Is(default) => code(Some(default.to_owned())),
+        Preset::Derived(how) => how.to_owned(),
+        Preset::None => "none".to_owned(),
+    };
+    let (takes, unit) = row.kind.in_short();
+    let mut meaning = row.meaning.to_owned();
+    if let Some(also) = row.also {
+        let _ = write!(meaning, "; also `{also}`");
+    }
+    if let Some(why) = row.unused {
+        let _ = write!(meaning, "; accepted and unused: {why}");
+    }
+    if let Some(lacks) = lacks(row) {
+        let _ = write!(meaning, " ({lacks})");
+    }
+    let cells = [
+        code(row.key.map(last)),
+        code(row.flag.map(|flag| format!("--{flag}"))),
+        code(row.variable()),
+        default,
+        takes,
+        unit.to_owned(),
+        meaning,
+    ];
+    for cell in cells {
+        text.push_str("| ");
+        text.push_str(&cell.replace('|', "\\|"));
+        text.push(' ');
+    }
+    text.push_str("|\n");
 }
 
 /// What of a setting this build does not have.

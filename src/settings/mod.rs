@@ -37,7 +37,7 @@ pub use choices::{
     AuthSource, AuthWay, BridgeWay, Leave, LogFormat, MinorityPublish, OutboxFull, QueueFull,
     RaftBootstrap, Runtime, StorageWay, TlsVersion,
 };
-pub use document::{help, reference};
+pub use document::{help, manual, reference};
 pub use error::{Problem, SettingsError};
 pub use parts::{Part, Parts};
 pub use value::{Address, Cidr, Host, Level, Secret};

@@ -75,7 +75,13 @@ impl Part {
 }
 
 /// The parts that exist, beside the TCP listener, the memory store and everything that has no [`Part`].
-const BUILT: &[Part] = &[Part::Tls, Part::WebSocket, Part::Unix, Part::ProxyProtocol];
+const BUILT: &[Part] = &[
+    Part::Tls,
+    Part::WebSocket,
+    Part::Http,
+    Part::Unix,
+    Part::ProxyProtocol,
+];
 
 /// A set of parts: those of this build, or others in a test.
 #[derive(Clone, Copy, Debug)]

@@ -263,8 +263,7 @@ pub(super) const ROWS: &[Row] = &[
         .unused("buffers are lent to busy connections only and grow as needed"),
     key("mqtt.options.client-read-buffer-size", bytes(0, 1024 * MIB), Is("0"), "a hint in bytes; 0 = as needed")
         .unused("buffers are lent to busy connections only and grow as needed"),
-    key("mqtt.options.sys-topic-resend-interval", seconds(1, 86_400), Is("10s"), "time between two updates of $SYS")
-        .unused("$SYS is not in this build"),
+    key("mqtt.options.sys-topic-resend-interval", seconds(1, 86_400), Is("10s"), "time between two updates of $SYS"),
     key("mqtt.options.inline-client", Kind::Bool, Is("false"), "an embedder's client in the process")
         .unused("a server has no inline client; use POST /api/v1/mqtt/message"),
     key("mqtt.options.capabilities.maximum-message-expiry-interval", seconds(0, u32::MAX as u64), Is("0"),
@@ -302,7 +301,7 @@ pub(super) const ROWS: &[Row] = &[
         .unused("there is no response information to return"),
     key("mqtt.options.capabilities.compatibilities.restore-sys-info-restart", Kind::Bool, Is("false"),
         "continue the counters of $SYS after a restart").also("mqtt.options.compatibilities.restore-sys-info-restart")
-        .unused("$SYS is not in this build"),
+        .unused("counters begin with the process"),
     key("mqtt.options.capabilities.compatibilities.no-inherited-properties-on-ack", Kind::Bool, Is("false"),
         "do not copy user properties of a packet to its acknowledgement")
         .also("mqtt.options.compatibilities.no-inherited-properties-on-ack")

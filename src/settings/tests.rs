@@ -323,6 +323,40 @@ fn the_documented_settings_are_those_of_the_table() {
 }
 
 #[test]
+fn the_documented_tables_are_those_of_the_settings() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/SETTINGS.md");
+    if std::env::var_os("UPDATE_CONFIGS").is_some() {
+        std::fs::write(&path, manual()).expect("configs can be written");
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == manual(),
+        "configs/SETTINGS.md is out of date; UPDATE_CONFIGS=1 cargo test -p corqtt --lib documented writes it"
+    );
+}
+
+#[test]
+fn the_documented_tables_have_a_row_for_every_setting() {
+    let manual = manual();
+    let rows: Vec<_> = manual
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| key"))
+        .collect();
+    assert_eq!(rows.len(), ROWS.len());
+    for (row, line) in ROWS.iter().zip(rows) {
+        let cells = line.replace("\\|", "").matches('|').count();
+        assert_eq!(cells, 8, "{line}");
+        assert!(line.contains(row.meaning), "{line}");
+        if let Some(flag) = row.flag {
+            assert!(line.contains(&format!("| `--{flag}` |")), "{line}");
+        }
+        if let Some(variable) = row.variable() {
+            assert!(line.contains(&format!("| `{variable}` |")), "{line}");
+        }
+    }
+}
+
+#[test]
 fn the_documented_file_changes_nothing() {
     assert_eq!(from_yaml(&reference()), from_yaml(""));
 }

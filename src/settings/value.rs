@@ -434,6 +434,26 @@ impl Kind {
         .expect("the table names parts for words of its choices only; a test reads every row")
     }
 
+    /// What this kind takes in the file, for a cell of a table, and the unit of a plain number.
+    pub(super) fn in_short(self) -> (String, &'static str) {
+        let range = |what: &str, min: u64, max: u64| match (min, max) {
+            (0, u64::MAX) => what.to_owned(),
+            (min, u64::MAX) => format!("{what} from {min}"),
+            (min, max) => format!("{what} from {min} to {max}"),
+        };
+        match self {
+            Self::Number { min, max } => (range("number", min, max), ""),
+            Self::Duration { unit, min, max } => (range("duration", min, max), unit.name()),
+            Self::DurationOrNever { unit } => ("duration or never".to_owned(), unit.name()),
+            Self::Bytes { min, max } => (range("size", min, max), "bytes"),
+            Self::Sync => (
+                "always, never, or a duration".to_owned(),
+                Unit::Millis.name(),
+            ),
+            kind => (kind.expected(Dialect::File), ""),
+        }
+    }
+
     /// What this kind takes, in words.
     pub(super) fn expected(self, dialect: Dialect) -> String {
         match self {

@@ -26,6 +26,8 @@ class Broker:
     def __init__(self, endpoint=None):
         # the listener that clients take unless a test says otherwise
         self.endpoint = endpoint
+        # (host, port) of its HTTP interface
+        self.http = None
         self.process = None
         self.lines = collections.deque(maxlen=LINES_KEPT)
 
@@ -46,7 +48,8 @@ class SpawnedBroker(Broker):
 
     `conf` is YAML. Its listeners are those of `listeners`, a list of (transport, block of `mqtt.listeners`), or one of
     the transport that the suite runs over, and then those of `flags`, from the flag's name to its address. `arguments`
-    follow the binary's name, `prefix` are the words of a command that runs it.
+    follow the binary's name, `prefix` are the words of a command that runs it. `http` is where HTTP listens; `env` is
+    added to the environment.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class SpawnedBroker(Broker):
         level="debug",
         arguments=(),
         prefix=(),
+        http=f"{LOOPBACK}:0",
+        env=None,
     ):
         super().__init__()
         self._directory = tempfile.TemporaryDirectory(prefix="corqtt-test-")
@@ -72,6 +77,7 @@ class SpawnedBroker(Broker):
             command = [
                 *prefix,
                 *self._command(conf, listeners, flags or {}, shards, runtime, level),
+                f"--http={http}",
                 *arguments,
             ]
         except BaseException:
@@ -80,6 +86,7 @@ class SpawnedBroker(Broker):
         self.process = subprocess.Popen(
             command,
             cwd=self._directory.name,
+            env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -116,6 +123,11 @@ class SpawnedBroker(Broker):
         return Path(self._directory.name)
 
     @property
+    def conf(self):
+        """The file with its settings, if it was given some."""
+        return self.directory / "broker.yml"
+
+    @property
     def endpoints(self):
         """One for each listener, in the order of the settings."""
         return [endpoint_of(*each) for each in zip(self._wanted, self._attached, strict=True)]
@@ -129,11 +141,19 @@ class SpawnedBroker(Broker):
                 if "panicked at" in line:
                     self.panicked = True
                 if match := ATTACHED.search(line):
-                    self._attached.append(match.groups())
+                    self._attach(match.groups())
                 self._changed.notify_all()
         with self._changed:
             self._eof = True
             self._changed.notify_all()
+
+    def _attach(self, attached):
+        address, _, protocol = attached
+        if protocol == "http":
+            host, _, port = address.rpartition(":")
+            self.http = (host.strip("[]"), int(port))
+        else:
+            self._attached.append(attached)
 
     def _await_start(self):
         deadline = Deadline("the broker logs `server started`", DEADLINE * 2)
@@ -246,11 +266,12 @@ def endpoint_of(transport, attached):
 
 
 def run_to_end(listeners, directory, seconds=None):
-    """Runs a broker with these blocks that is to end by itself; answers its exit status and all that it said."""
+    """Runs a broker with these blocks, without HTTP, that is to end by itself; answers its exit status and all that it
+    said."""
     path = Path(directory, "ends.yml")
     path.write_text(with_listeners("shards: 1", listeners))
     done = subprocess.run(
-        [binary(), "--conf", str(path)],
+        [binary(), "--http=off", "--conf", str(path)],
         cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

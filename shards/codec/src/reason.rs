@@ -61,6 +61,51 @@ impl ReasonCode {
     pub const fn is_error(self) -> bool {
         self.0 >= 0x80
     }
+
+    /// An error's name in metrics, after that of section 2.4.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UNSPECIFIED_ERROR => "unspecified-error",
+            Self::MALFORMED_PACKET => "malformed-packet",
+            Self::PROTOCOL_ERROR => "protocol-error",
+            Self::IMPLEMENTATION_SPECIFIC_ERROR => "implementation-specific-error",
+            Self::UNSUPPORTED_PROTOCOL_VERSION => "unsupported-protocol-version",
+            Self::CLIENT_IDENTIFIER_NOT_VALID => "client-identifier-not-valid",
+            Self::BAD_USER_NAME_OR_PASSWORD => "bad-user-name-or-password",
+            Self::NOT_AUTHORIZED => "not-authorized",
+            Self::SERVER_UNAVAILABLE => "server-unavailable",
+            Self::SERVER_BUSY => "server-busy",
+            Self::BANNED => "banned",
+            Self::SERVER_SHUTTING_DOWN => "server-shutting-down",
+            Self::BAD_AUTHENTICATION_METHOD => "bad-authentication-method",
+            Self::KEEP_ALIVE_TIMEOUT => "keep-alive-timeout",
+            Self::SESSION_TAKEN_OVER => "session-taken-over",
+            Self::TOPIC_FILTER_INVALID => "topic-filter-invalid",
+            Self::TOPIC_NAME_INVALID => "topic-name-invalid",
+            Self::PACKET_IDENTIFIER_IN_USE => "packet-identifier-in-use",
+            Self::PACKET_IDENTIFIER_NOT_FOUND => "packet-identifier-not-found",
+            Self::RECEIVE_MAXIMUM_EXCEEDED => "receive-maximum-exceeded",
+            Self::TOPIC_ALIAS_INVALID => "topic-alias-invalid",
+            Self::PACKET_TOO_LARGE => "packet-too-large",
+            Self::MESSAGE_RATE_TOO_HIGH => "message-rate-too-high",
+            Self::QUOTA_EXCEEDED => "quota-exceeded",
+            Self::ADMINISTRATIVE_ACTION => "administrative-action",
+            Self::PAYLOAD_FORMAT_INVALID => "payload-format-invalid",
+            Self::RETAIN_NOT_SUPPORTED => "retain-not-supported",
+            Self::QOS_NOT_SUPPORTED => "qos-not-supported",
+            Self::USE_ANOTHER_SERVER => "use-another-server",
+            Self::SERVER_MOVED => "server-moved",
+            Self::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED => "shared-subscriptions-not-supported",
+            Self::CONNECTION_RATE_EXCEEDED => "connection-rate-exceeded",
+            Self::MAXIMUM_CONNECT_TIME => "maximum-connect-time",
+            Self::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED => {
+                "subscription-identifiers-not-supported"
+            }
+            Self::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED => "wildcard-subscriptions-not-supported",
+            _ => "other",
+        }
+    }
 }
 
 impl ReasonCode {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions of operators to a shard, and its answers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use corqtt_codec::Message;
 
+use crate::histogram::Histogram;
 use crate::lane::Sender;
 
 /// Operator to shard. Bounded by the asker, which waits for each answer. If it is dropped the asker times out.
@@ -29,6 +31,9 @@ pub enum Ask {
     Disconnect(Box<str>),
     /// Publish a message as the broker itself.
     Publish(Arc<Message>),
+    /// Publish what the broker says of itself below `$SYS/`, in this order; goes on over several turns where many
+    /// subscribe to it.
+    System(VecDeque<Arc<Message>>),
 }
 
 /// Shard to operator.
@@ -53,6 +58,9 @@ pub enum Answer {
     NotHere,
 }
 
+/// Counts by reason; a reason is the value of a label in metrics.
+pub type ByReason = Vec<(&'static str, u64)>;
+
 /// Counters of one shard since start, and what it holds now.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers {
@@ -62,22 +70,48 @@ pub struct Numbers {
     pub bytes_sent: u64,
     /// Packets decoded.
     pub packets_received: u64,
+    /// Packets encoded for clients.
+    pub packets_sent: u64,
     /// PUBLISH packets of clients.
     pub messages_received: u64,
+    /// Those, by QoS.
+    pub messages_received_by_qos: [u64; 3],
     /// PUBLISH packets to clients.
     pub messages_sent: u64,
-    /// Messages dropped, by reason.
-    pub dropped: Vec<(&'static str, u64)>,
+    /// Messages dropped.
+    pub dropped: ByReason,
     /// How often a limit was reached, by its name.
-    pub limited: Vec<(&'static str, u64)>,
+    pub limited: ByReason,
+    /// Connections that ended before their client was connected.
+    pub refused: ByReason,
+    /// Connected clients whose connection ended.
+    pub closed: ByReason,
+    /// Connections whose client is not connected yet.
+    pub connections_opening: u64,
+    /// Connections that were told goodbye and are not closed yet.
+    pub connections_lingering: u64,
     /// Connected clients.
     pub clients_connected: u64,
     /// Sessions, connected or not.
     pub clients_total: u64,
     /// Subscriptions.
     pub subscriptions: u64,
-    /// Retained messages.
+    /// Retained messages, without those below `$SYS/`.
     pub retained: u64,
+    /// Bytes of them: topics, properties and payloads.
+    pub retained_bytes: u64,
+    /// QoS 1 and 2 messages begun and not acknowledged to the end.
+    pub inflight: u64,
+    /// Those whose session ended first.
+    pub inflight_dropped: u64,
+    /// Time of the shard's thread on its CPU per turn, an upper bound by at most 250 µs.
+    pub turn_cpu: Histogram,
+    /// Time on the clock from waking up to the last flush, of turns that had something to do.
+    pub turn_wall: Histogram,
+    /// Time that acknowledgements waited for another shard; a sample.
+    pub waited_for_shards: Histogram,
+    /// Time that acknowledgements waited for the store; a sample.
+    pub waited_for_store: Histogram,
 }
 
 /// One client.

@@ -19,6 +19,7 @@ pub mod auth;
 #[cfg(feature = "doubles")]
 pub mod doubles;
 pub mod events;
+pub mod histogram;
 pub mod lane;
 pub mod routes;
 pub mod store;

@@ -27,12 +27,15 @@ pub struct Output {
     messages: usize,
     /// What its owner counted as its memory.
     counted_bytes: usize,
+    /// Packets put in since they were last asked for.
+    packets: u64,
 }
 
 impl Output {
-    /// Where encoders append.
+    /// Where an encoder appends one packet, or all of one but a large payload.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        self.packets += 1;
         &mut self.bytes
     }
 
@@ -64,6 +67,12 @@ impl Output {
     fn push_large(&mut self, payload: Bytes) {
         self.large_bytes += payload.len();
         self.large.push_back((self.bytes.len(), payload));
+    }
+
+    /// Packets put in since the last call.
+    #[inline]
+    pub fn take_packets(&mut self) -> u64 {
+        std::mem::take(&mut self.packets)
     }
 
     /// Bytes not yet written.
@@ -167,6 +176,7 @@ impl Output {
         self.large.clear();
         self.large_bytes = 0;
         self.messages = 0;
+        self.packets = 0;
         self.bytes.shrink_to(bytes_max);
     }
 

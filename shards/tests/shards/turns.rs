@@ -48,7 +48,7 @@ impl Hand {
 
     /// A client whose bytes are sent, and answered by so many packets.
     fn client(&mut self, bytes: &[u8], answers: usize) -> Client {
-        let mut client = Client::open(self.config.listeners[0].bound.address);
+        let mut client = Client::open(address(&self.config));
         self.exchange(&mut client, bytes, answers);
         client
     }
@@ -149,7 +149,7 @@ fn a_subscribe_that_its_connection_does_not_survive_leaves_nothing_behind() {
     let sent = std::thread::spawn(move || writer.send(&many_filters(0x82, true)));
     while subscriptions(&hand.turn()) == 0 {}
     sent.join().expect("it was sent");
-    let address = hand.config.listeners[0].bound.address;
+    let address = address(&hand.config);
     // taken over by a clean session
     let mut second = Client::open(address);
     hand.exchange(&mut second, &connect_bytes(4, "eager", 0x02, &[]), 1);
@@ -201,7 +201,7 @@ fn a_long_queue_ends_or_goes_to_another_member_in_steps() {
     let mut heir = hand.client(&connect_bytes(4, "heir", 0x00, &[]), 1);
     hand.exchange(&mut heir, &subscribe_bytes(1, "$share/g/shared", 1), 1);
     // a clean session ends the sleeper's
-    let mut second = Client::open(hand.config.listeners[0].bound.address);
+    let mut second = Client::open(address(&hand.config));
     second.send(&connect_bytes(4, "sleeper", 0x02, &[]));
     let ended = |numbers: &Numbers| {
         let reason = numbers

@@ -65,7 +65,7 @@ fn a_will_that_its_client_may_not_publish_any_more_is_not_sent() {
             ..ports(0, setup, &[sender], inbox, &admission)
         };
         let mut shard = Shard::new(ShardId(0), config.clone(), ports).expect("a shard");
-        let address = config.listeners[0].bound.address;
+        let address = address(&config);
         let clients = std::thread::spawn(move || {
             let mut watcher = Client::open(address);
             watcher.connect("watcher");

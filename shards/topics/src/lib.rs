@@ -33,5 +33,5 @@ pub use groups::{InvalidStrategy, Strategy};
 pub use interest::{Interest, ShardId, Want};
 pub use matches::{Choice, GroupHit, Hit, Matches, Publisher};
 pub use partition::Partition;
-pub use retained::{Cursor, Retained, Stamp};
+pub use retained::{Cursor, Retained, Stamp, is_system};
 pub use subscription::{ClientKey, Subscription};

@@ -25,6 +25,9 @@ pub struct Stamp {
 pub struct Retained {
     messages: BTreeMap<CompactString, Kept>,
     bytes: usize,
+    /// How many of them the broker says of itself, and their bytes.
+    system: usize,
+    system_bytes: usize,
     /// How many of them expire at some time.
     expiring: usize,
     /// Where the sweep goes on.
@@ -43,6 +46,15 @@ impl Kept {
             .expires_at_ms
             .is_some_and(|at| at <= now_wall_ms)
     }
+}
+
+/// Whether only the broker itself may publish to this topic.
+#[inline]
+#[must_use]
+pub fn is_system(topic: &str) -> bool {
+    topic
+        .strip_prefix("$SYS")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// How far a look through the topics has come. It stays valid whatever changes between two pages: a topic that is there
@@ -86,19 +98,22 @@ impl Retained {
             if stamp < kept.stamp {
                 return false;
             }
-            self.bytes -= kept.message.size();
-            self.expiring -= usize::from(kept.message.expires_at_ms.is_some());
             if message.payload.is_empty() {
-                self.messages.remove(&message.topic);
+                if let Some(kept) = self.messages.remove(&message.topic) {
+                    self.discount(&kept.message);
+                }
                 return true;
             }
-            self.bytes += message.size();
-            self.expiring += usize::from(message.expires_at_ms.is_some());
-            *kept = Kept { message, stamp };
+            let new = Kept {
+                message: message.clone(),
+                stamp,
+            };
+            let old = std::mem::replace(kept, new);
+            self.discount(&old.message);
+            self.count(&message);
         } else if !message.payload.is_empty() {
             // [MQTT-3.3.1-11] [MQTT5-3.3.1-7] an empty one is never kept
-            self.bytes += message.size();
-            self.expiring += usize::from(message.expires_at_ms.is_some());
+            self.count(&message);
             self.messages
                 .insert(message.topic.clone(), Kept { message, stamp });
         }
@@ -114,6 +129,26 @@ impl Retained {
             Some(kept) if stamp < kept.stamp => (0, 0),
             Some(kept) => (0, message.size().saturating_sub(kept.message.size())),
             None => (1, message.size()),
+        }
+    }
+
+    fn count(&mut self, message: &Message) {
+        let size = message.size();
+        self.bytes += size;
+        self.expiring += usize::from(message.expires_at_ms.is_some());
+        if is_system(&message.topic) {
+            self.system += 1;
+            self.system_bytes += size;
+        }
+    }
+
+    fn discount(&mut self, message: &Message) {
+        let size = message.size();
+        self.bytes -= size;
+        self.expiring -= usize::from(message.expires_at_ms.is_some());
+        if is_system(&message.topic) {
+            self.system -= 1;
+            self.system_bytes -= size;
         }
     }
 
@@ -240,8 +275,7 @@ impl Retained {
         };
         for topic in &expired {
             if let Some(kept) = self.messages.remove(topic) {
-                self.bytes -= kept.message.size();
-                self.expiring -= 1;
+                self.discount(&kept.message);
             }
         }
         expired.len()
@@ -251,6 +285,12 @@ impl Retained {
     #[must_use]
     pub fn len(&self) -> usize {
         self.messages.len()
+    }
+
+    /// How many of them clients published: without what the broker says of itself below `$SYS/`.
+    #[must_use]
+    pub fn of_clients(&self) -> usize {
+        self.messages.len() - self.system
     }
 
     /// No message is kept.
@@ -263,6 +303,12 @@ impl Retained {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Those of messages that clients published.
+    #[must_use]
+    pub const fn bytes_of_clients(&self) -> usize {
+        self.bytes - self.system_bytes
     }
 }
 

@@ -39,6 +39,18 @@ pub enum TransportError {
     WebSocket(WebSocketError),
 }
 
+impl TransportError {
+    /// The word for the layer that cannot go on.
+    #[must_use]
+    pub const fn layer(&self) -> &'static str {
+        match self {
+            Self::Proxy(_) => "proxy-header",
+            Self::Tls(_) => "tls",
+            Self::WebSocket(_) => "websocket",
+        }
+    }
+}
+
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

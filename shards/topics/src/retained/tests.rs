@@ -299,3 +299,32 @@ fn pages_agree_with_a_naive_list_while_messages_come_and_go() {
         run(seed);
     }
 }
+
+#[test]
+fn what_the_broker_says_of_itself_counts_apart() {
+    for (topic, expected) in [
+        ("$SYS", true),
+        ("$SYS/", true),
+        ("$SYS/broker/uptime", true),
+        ("$SYSTEM", false),
+        ("$sys/broker", false),
+        ("a/$SYS/b", false),
+        ("SYS", false),
+    ] {
+        assert_eq!(is_system(topic), expected, "{topic}");
+    }
+    let mut retained = kept(&["a", "$SYS/broker/uptime", "$SYS/broker/time"]);
+    assert_eq!((retained.len(), retained.of_clients()), (3, 1));
+    let one = message("a", "x", None).size();
+    assert_eq!(retained.bytes_of_clients(), one);
+    // a new value, the end of one, and one that expires
+    retained.set(message("$SYS/broker/uptime", "longer", None), at(2));
+    retained.set(message("$SYS/broker/time", "", None), at(2));
+    retained.set(message("b", "y", Some(10)), at(2));
+    assert_eq!((retained.len(), retained.of_clients()), (3, 2));
+    assert_eq!(retained.expire_step(100, 10), 1);
+    assert_eq!((retained.len(), retained.of_clients()), (2, 1));
+    assert_eq!(retained.bytes_of_clients(), one);
+    let system = message("$SYS/broker/uptime", "longer", None).size();
+    assert_eq!(retained.bytes(), one + system);
+}
