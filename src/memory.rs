@@ -4,6 +4,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Blocks from this size on are the kernel's again as soon as they are freed (bytes).
+const RETURNED_BYTES_MIN: libc::c_int = 256 * 1024;
+
+/// Tells the allocator to give large blocks back. glibc raises that size by itself with each block it frees, up to
+/// 32 MiB, and from then on a thousand packets of a megabyte leave their memory with the process.
+///
+/// To be called before other threads start.
+pub(crate) fn return_large_blocks() {
+    // elsewhere the allocator has no such knob
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers and has no other preconditions; it only changes how malloc works from now on.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, RETURNED_BYTES_MIN);
+    }
+}
+
 /// Bytes; 0 where nothing says how many.
 #[must_use]
 pub(crate) fn available() -> u64 {

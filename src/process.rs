@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::notify::Notifier;
 use crate::settings::Settings;
 use crate::wiring::{Broker, Edges};
-use crate::{args, check, logging, reload, settings};
+use crate::{args, check, logging, memory, reload, settings};
 
 /// What the service manager shows while clients are served.
 const SERVING: &str = "serving";
@@ -46,6 +46,7 @@ pub fn main(edges: Edges) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    memory::return_large_blocks();
     // before any other thread starts, so that all of them inherit it and signals come to this one only
     let signals = signals();
     if let Err(error) = signals.thread_block() {

@@ -25,6 +25,8 @@ const LINGER_MS: u64 = 2000;
 /// Acknowledgements that may wait in a session before its connection is no longer read; clients of 5.0 are held to
 /// Receive Maximum anyway.
 const ACKS_WAITING_MAX: usize = 16 * 1024;
+/// Bytes of a large packet that count as much as a small packet does: some 50 ns.
+const BYTES_PER_WORK: usize = 256;
 /// Reads in a turn whose bytes are thrown away.
 const DISCARD_READS_MAX: usize = 4;
 
@@ -164,7 +166,11 @@ impl Shard {
         let mut alive = true;
         let mut budget = 4 * READ_BYTES;
         let mut scratch = std::mem::take(&mut self.scratch);
-        while bytes.len() < packet_bytes && self.wires.slots[slot as usize].readable && budget > 0 {
+        while bytes.len() < packet_bytes
+            && self.wires.slots[slot as usize].readable
+            && budget > 0
+            && self.work > 0
+        {
             reserve_for_read(&mut bytes, packet_bytes);
             let room = bytes.capacity().min(packet_bytes) - bytes.len();
             let room = room.min(scratch.len()).min(budget);
@@ -175,6 +181,8 @@ impl Shard {
                 Some(count) => {
                     bytes.extend_from_slice(&scratch[..count]);
                     budget = budget.saturating_sub(count);
+                    // copying is work too, and what a turn reads is how far memory-max can be passed
+                    self.work -= (count / BYTES_PER_WORK) as i64;
                 }
                 None => {
                     alive = false;

@@ -18,6 +18,8 @@ use crate::wires::{Close, Why};
 /// A change of a shard's share that is not worth telling (bytes), and the part of memory-max that it is at most.
 const GRAIN_BYTES: usize = 64 * 1024;
 const GRAIN_PART: usize = 256;
+/// The part of memory-max that is left free.
+const MARGIN_PART: u64 = 16;
 /// Connections closed in a turn because of what they have half sent.
 const READS_CLOSED_MAX: usize = 64;
 /// Above this part of memory-max connections are not even accepted.
@@ -56,7 +58,11 @@ impl Drop for Large {
 
 impl Memory {
     pub(crate) fn new(bytes_max: u64) -> Self {
-        let maximum = if bytes_max == 0 { u64::MAX } else { bytes_max };
+        let maximum = match bytes_max {
+            0 => u64::MAX,
+            // what a turn takes in before it is judged, and what the allocator needs for itself, have room below the limit
+            bytes_max => bytes_max - bytes_max / MARGIN_PART,
+        };
         let part = usize::try_from(maximum).unwrap_or(usize::MAX) / GRAIN_PART;
         Self {
             maximum,

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from . import DEADLINE, Deadline
-from .transport import CHOSEN, ENCRYPTED, PROTOCOLS, Endpoint, listener
+from .transport import CHOSEN, ENCRYPTED, LOOPBACK, PROTOCOLS, Endpoint, listener
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACHED = re.compile(r"attached listener address=(\S+) id=(\S+) protocol=(\S+)")

@@ -6,6 +6,11 @@
 /// From this size on a packet is collected in a buffer of its own, which then becomes the shared payload (bytes).
 pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
 
+/// Such a buffer is made for so many bytes at once (or the whole packet, if it has fewer), and doubled from there on.
+/// Memory of that size comes from the kernel page by page as it is written, and goes back when it is freed, so a packet
+/// that stays half sent takes what came of it and leaves no holes behind.
+pub(crate) const LARGE_BUFFER_BYTES: usize = 256 * 1024;
+
 /// What an earlier read left over.
 #[derive(Debug, Default)]
 pub enum Carry {
@@ -14,8 +19,8 @@ pub enum Carry {
     Empty,
     /// Bytes to be put before the next read: the beginning of a small packet, or whole packets that had to wait.
     Small(Vec<u8>),
-    /// A large packet being collected; `bytes.len() <= packet_bytes` and `bytes.capacity()` grows with what came, not
-    /// with what was announced.
+    /// A large packet being collected; `bytes.len() <= packet_bytes`, and beyond [`LARGE_BUFFER_BYTES`] its capacity grows
+    /// with what came, not with what was announced.
     Large {
         /// What came so far.
         bytes: Vec<u8>,
@@ -33,9 +38,8 @@ impl Carry {
             Some(packet_bytes)
                 if packet_bytes >= LARGE_PACKET_BYTES_MIN && rest.len() < packet_bytes =>
             {
-                let mut bytes = Vec::with_capacity(
-                    packet_bytes.min(2 * rest.len().max(LARGE_PACKET_BYTES_MIN)),
-                );
+                let mut bytes =
+                    Vec::with_capacity(packet_bytes.min(LARGE_BUFFER_BYTES.max(rest.len())));
                 bytes.extend_from_slice(rest);
                 Self::Large {
                     bytes,
@@ -46,12 +50,13 @@ impl Carry {
         }
     }
 
-    /// Bytes of memory that it holds.
+    /// Bytes of memory that it holds; of a large buffer, the pages that were written.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Small(bytes) | Self::Large { bytes, .. } => bytes.capacity(),
+            Self::Small(bytes) => bytes.capacity(),
+            Self::Large { bytes, .. } => bytes.len().next_multiple_of(PAGE_BYTES),
         }
     }
 
@@ -63,11 +68,14 @@ impl Carry {
     }
 }
 
+/// The kernel's, on most machines (bytes).
+const PAGE_BYTES: usize = 4096;
+
 /// Makes room for the next read of a large packet: at most as much again as came already, never more than is missing.
 pub fn reserve_for_read(bytes: &mut Vec<u8>, packet_bytes: usize) {
     let missing = packet_bytes.saturating_sub(bytes.len());
     if bytes.capacity() == bytes.len() {
-        bytes.reserve_exact(missing.min(bytes.len().max(LARGE_PACKET_BYTES_MIN)));
+        bytes.reserve_exact(missing.min(bytes.len().max(LARGE_BUFFER_BYTES)));
     }
 }
 
@@ -98,7 +106,7 @@ mod tests {
         else {
             panic!("a large packet");
         };
-        assert!(bytes.capacity() <= 2 * LARGE_PACKET_BYTES_MIN);
+        assert!(bytes.capacity() <= LARGE_BUFFER_BYTES);
         for _ in 0..10 {
             bytes.resize(bytes.capacity(), 0);
             let before = bytes.len();
