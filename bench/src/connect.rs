@@ -24,6 +24,9 @@ const STALL_NS: u64 = 10 * SECOND_NS;
 
 const SCRATCH_BYTES: usize = 64 * 1024;
 
+/// Tickets collected before a storm, where fewer connections are allowed at once fewer: each that is used brings another.
+const TICKETS: usize = 256;
+
 /// Of the sessions that were to be resumed, so many may have begun anew.
 const NOT_RESUMED_MAX: f64 = 0.01;
 
@@ -182,15 +185,16 @@ pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
     Ok(figures)
 }
 
-/// Where sessions are to be resumed: a way to the broker with enough tickets for all connections at once.
+/// Where sessions are to be resumed: a way to the broker with tickets to begin with.
 fn prime(endpoint: &Endpoint, storm: &Storm, run: u32) -> Result<Option<Dial>> {
     if storm.resume <= 0.0 {
         return Ok(None);
     }
     let tickets = Arc::new(Tickets::default());
     let dial = storm.way.resuming(endpoint, Some(Arc::clone(&tickets)))?;
+    let wanted = TICKETS.min(storm.concurrency as usize);
     let mut before = 0;
-    while before < storm.concurrency as usize {
+    while before < wanted {
         let hello = storm.hello(format!("t{run:08x}{before}"));
         Link::open(&dial, &hello)?.close();
         let after = tickets.len();

@@ -567,6 +567,8 @@ impl Keeper {
                     let pages: Vec<u8> = keeper.retained.values().flatten().copied().collect();
                     client.write_all(&[kind::SUBACK << 4, 3, 0, 1, 1])?;
                     client.write_all(&pages)?;
+                    // someone else's, which a subscriber of everything hears too
+                    client.write_all(b"\x30\x06\x00\x03a/bx")?;
                     keeper.subscriber = Some(client.try_clone()?);
                     keeper.stale = stale_after.map(|after| (after, pages));
                 }
@@ -620,6 +622,7 @@ fn a_join_ends_with_the_newest_value_of_every_topic() {
     assert!(figures.failures.is_empty(), "{:?}", figures.failures);
     assert!(value(&figures, "received") >= 300.0);
     assert_eq!(value(&figures, "behind"), 0.0);
+    assert_eq!(value(&figures, "of_others"), 1.0);
 }
 
 #[test]
