@@ -127,7 +127,7 @@ case5("publish-alias-0", publish(V5, "a", block=properties(topic_alias=0)), (*EI
 case5("publish-unknown-alias", publish(V5, "", block=properties(topic_alias=9)), (PROTOCOL, ALIAS))
 case5("publish-subscription-id", publish(V5, "a", block=properties(subscription_id=1)))  # [MQTT5-3.3.4-6]
 case5("publish-payload-format-2", publish(V5, "a", block=properties(payload_format=2)))
-for topic in ("a/#", "+", "a\0"):
+for topic in ("a/#", "+", "a\0", b"a\xff"):
     # [MQTT5-3.3.2-13] [MQTT5-3.3.2-14]
     case5(f"publish-response-topic-{topic!r}", publish(V5, "a", block=properties(response_topic=topic)), BAD_TOPIC)
 case5("publish-content-type-not-utf8", publish(V5, "a", block=properties(content_type=b"\xff")))  # [MQTT5-3.3.2-19]
