@@ -566,7 +566,7 @@ impl Shard {
             && !matches!(close.why, Why::Transport(_))
             && layers.has_goodbye()
         {
-            layers.end();
+            layers.end(close.reason == Some(ReasonCode::SERVER_SHUTTING_DOWN));
             goodbye = true;
         }
         self.linger_or_forget(slot, goodbye);

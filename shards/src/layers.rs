@@ -21,7 +21,7 @@ pub(crate) const HANDSHAKES_MAX: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goodbye {
     No,
-    Due,
+    Due { going_away: bool },
     Said,
 }
 
@@ -126,20 +126,20 @@ impl Layered {
         Ok(count)
     }
 
-    /// Once everything is wrapped, every layer is to say goodbye.
-    pub(crate) fn end(&mut self) {
+    /// Once everything is wrapped, every layer is to say goodbye. `going_away`: since the broker stops.
+    pub(crate) fn end(&mut self, going_away: bool) {
         if self.goodbye == Goodbye::No {
-            self.goodbye = Goodbye::Due;
+            self.goodbye = Goodbye::Due { going_away };
         }
     }
 
     /// Everything is wrapped: the goodbye, if it is due. True if there is something to send now.
     pub(crate) fn say_goodbye(&mut self) -> bool {
-        if self.goodbye != Goodbye::Due {
+        let Goodbye::Due { going_away } = self.goodbye else {
             return false;
-        }
+        };
         self.goodbye = Goodbye::Said;
-        self.transport.close(&mut self.sending);
+        self.transport.close(going_away, &mut self.sending);
         !self.sending.is_empty()
     }
 }

@@ -216,11 +216,17 @@ impl Transport {
         Ok(())
     }
 
-    /// Says goodbye on every layer that has one and is open. Nothing may be wrapped afterwards.
-    pub fn close(&mut self, socket_out: &mut Vec<u8>) {
+    /// Says goodbye on every layer that has one and is open. Nothing may be wrapped afterwards. `going_away`: since the
+    /// broker stops, not since this connection is done.
+    pub fn close(&mut self, going_away: bool, socket_out: &mut Vec<u8>) {
         let mut frame = Vec::new();
         if let Some(websocket) = &mut self.websocket {
-            websocket.close(NORMAL_CLOSURE, &mut frame);
+            let code = if going_away {
+                GOING_AWAY
+            } else {
+                NORMAL_CLOSURE
+            };
+            websocket.close(code, &mut frame);
         }
         match &mut self.tls {
             None => socket_out.append(&mut frame),
@@ -283,6 +289,7 @@ impl Transport {
 
 /// RFC 6455, section 7.4.1.
 const NORMAL_CLOSURE: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
 
 #[cfg(test)]
 mod tests;

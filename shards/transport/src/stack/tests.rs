@@ -102,10 +102,19 @@ fn a_websocket_behind_a_load_balancer() {
             .expect("a frame");
         assert_eq!(out, b"\x82\x07CONNACK");
         out.clear();
-        transport.close(&mut out);
+        transport.close(false, &mut out);
         assert_eq!(out, b"\x88\x02\x03\xe8");
         assert!(!transport.is_open());
     }
+}
+
+#[test]
+fn a_broker_that_stops_is_going_away() {
+    let mut transport = transport(&layers(false, None, true));
+    hand_over(&mut transport, REQUEST, usize::MAX);
+    let mut out = Vec::new();
+    transport.close(true, &mut out);
+    assert_eq!(out, b"\x88\x02\x03\xe9");
 }
 
 #[test]
@@ -155,7 +164,7 @@ fn all_layers_at_once_however_the_bytes_are_cut() {
                 &mut Workspace::default(),
             )
             .expect("a record");
-        transport.close(&mut out);
+        transport.close(false, &mut out);
         let mut rest = out.as_slice();
         while !rest.is_empty() {
             client.read_tls(&mut rest).expect("memory");
