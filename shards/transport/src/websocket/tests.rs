@@ -734,6 +734,7 @@ fn loopback_is_what_browsers_call_so() {
         "http://localhost",
         "https://LocalHost:8080",
         "http://app.localhost:3000",
+        "http://a.b.localhost",
         "http://127.0.0.1",
         "http://127.1.2.3:1",
         "http://[::1]",
