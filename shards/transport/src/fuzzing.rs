@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What must hold for any bytes of a socket, however they are cut; the fuzz target and ordinary tests feed it.
 
-use std::sync::Arc;
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::ring;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 use crate::proxy;
+use crate::tls::{Terms, Tls};
 use crate::websocket::{HEAD_BYTES_MAX, Origins, WebSocket, WebSocketError};
 
 #[cfg(test)]
@@ -29,13 +35,19 @@ enum Subject {
     Frames,
     /// Commands to a client that keeps to the rules.
     Client,
+    /// A connection to a TLS listener.
+    Hello,
+    /// What a TLS client sends, with some of it changed on the way.
+    Records,
 }
 
-const SUBJECTS: [Subject; 4] = [
+const SUBJECTS: [Subject; 6] = [
     Subject::Proxy,
     Subject::Request,
     Subject::Frames,
     Subject::Client,
+    Subject::Hello,
+    Subject::Records,
 ];
 
 /// Bytes to begin with: what the tables of the unit tests have, behind the two bytes that choose subject and cuts.
@@ -80,6 +92,15 @@ pub fn seeds() -> Vec<Vec<u8>> {
         add(Subject::Frames, &frames.collect::<Vec<_>>().concat());
     }
     add(Subject::Client, b"\0\x01\x02\x03\x04\x05\x06\x07\x08\x09");
+    let mut hello = Vec::new();
+    // memory takes everything
+    let _ = tls_client().write_tls(&mut hello);
+    add(Subject::Hello, &hello);
+    add(Subject::Hello, b"\x15\x03\x01\0\x02\x02\x28");
+    add(Subject::Hello, b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02id");
+    for at in [0, 5, 40, 120, 200] {
+        add(Subject::Records, &[at, 1, at, 0x80]);
+    }
     seeds
 }
 
@@ -96,6 +117,8 @@ pub fn check(data: &[u8]) {
         Subject::Request => drop(check_web_socket(bytes, *cuts)),
         Subject::Frames => drop(check_web_socket(&[REQUEST, bytes].concat(), *cuts)),
         Subject::Client => check_client(bytes, *cuts),
+        Subject::Hello => check_tls(bytes, *cuts),
+        Subject::Records => check_records(bytes, *cuts),
     }
 }
 
@@ -132,6 +155,100 @@ fn check_proxy(bytes: &[u8]) {
     }
     assert!(header_bytes <= Some(bytes.len().min(proxy::HEADER_BYTES_MAX)));
     assert!(whole != Ok(None) || bytes.len() < proxy::HEADER_BYTES_MAX);
+}
+
+/// A certificate for `localhost`, made once, and who trusts it.
+fn tls_ends() -> &'static (Terms, Arc<ClientConfig>) {
+    static ENDS: OnceLock<(Terms, Arc<ClientConfig>)> = OnceLock::new();
+    ENDS.get_or_init(|| {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a name");
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("a key");
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).expect("a certificate");
+        let provider = Arc::new(ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .expect("a certificate and its key");
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let terms = Terms {
+            config: Arc::new(server),
+            clients: None,
+        };
+        (terms, Arc::new(client))
+    })
+}
+
+fn tls_client() -> ClientConnection {
+    let name = ServerName::try_from("localhost").expect("a name");
+    ClientConnection::new(tls_ends().1.clone(), name).expect("a configuration that serves")
+}
+
+/// What TLS may keep of a peer: a handshake message, and the read that it came with.
+const TLS_KEPT_BYTES_MAX: usize = 2 * (64 + 64) * 1024;
+
+/// Nobody gets through with bytes of his own, and what they cost is bounded; after an error nothing more is said.
+fn check_tls(bytes: &[u8], cuts: u8) {
+    let mut server = Tls::new(&tls_ends().0).expect("a configuration that serves");
+    let (mut plain, mut answer) = (Vec::new(), Vec::new());
+    let mut failed = false;
+    for_each_piece(bytes, cuts, |piece| {
+        failed = server
+            .handle_bytes(&mut piece.to_vec(), &mut plain, &mut answer, 0)
+            .is_err();
+        assert!(server.memory_bytes() <= TLS_KEPT_BYTES_MAX);
+        !failed
+    });
+    assert!(plain.is_empty() && server.is_handshaking());
+    let sent = answer.len();
+    server.close(&mut answer);
+    assert_eq!(answer.len(), sent);
+}
+
+/// A handshake and a message, of which `changes` turns some bytes: (where, by what). What arrives is the beginning of what
+/// was sent, or nothing.
+fn check_records(changes: &[u8], cuts: u8) {
+    const SENT: &[u8] = b"a message that is to arrive";
+    let mut server = Tls::new(&tls_ends().0).expect("a configuration that serves");
+    let mut client = tls_client();
+    client.writer().write_all(SENT).expect("memory");
+    let mut changes = changes.chunks_exact(2);
+    let (mut plain, mut failed) = (Vec::new(), false);
+    let mut changed = false;
+    while !failed && client.wants_write() {
+        let mut sent = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut sent).expect("memory");
+        }
+        if let Some(&[at, by]) = changes.next()
+            && let Some(byte) = sent.get_mut(usize::from(at))
+        {
+            changed |= by != 0;
+            *byte ^= by;
+        }
+        let mut answer = Vec::new();
+        for_each_piece(&sent, cuts, |piece| {
+            failed = server
+                .handle_bytes(&mut piece.to_vec(), &mut plain, &mut answer, 0)
+                .is_err();
+            !failed
+        });
+        let mut heard = answer.as_slice();
+        while !heard.is_empty() {
+            client.read_tls(&mut heard).expect("memory");
+            if client.process_new_packets().is_err() {
+                return;
+            }
+        }
+    }
+    assert!(SENT.starts_with(&plain));
+    assert!(changed || plain == SENT);
 }
 
 /// What a connection came to.
