@@ -349,6 +349,7 @@ fn a_resume_of_65535_messages_is_linear() {
     let mut bench = Bench::persistent(Version::V311);
     bench.limits.inflight_max = u16::MAX;
     bench.limits.out_buffer_bytes_max = usize::MAX;
+    bench.limits.writes_pending_max = usize::MAX;
     for _ in 0..65_535 {
         bench.deliver(b'x', AtLeastOnce);
     }
