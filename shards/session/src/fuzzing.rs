@@ -287,7 +287,8 @@ impl World {
         );
         assert!(written <= messages_max);
         if messages_max == usize::MAX && self.session.is_connected() {
-            let full = self.out.len() > self.limits.out_buffer_bytes_max;
+            let full = self.out.len() > self.limits.out_buffer_bytes_max
+                || self.out.messages() >= self.limits.writes_pending_max;
             assert!(full || !self.session.wants_pump(&self.limits));
         }
     }

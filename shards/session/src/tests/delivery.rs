@@ -221,6 +221,7 @@ fn all_65535_packet_ids_can_be_in_use_and_the_next_message_waits() {
     let mut bench = Bench::persistent(Version::V311);
     bench.limits.inflight_max = u16::MAX;
     bench.limits.out_buffer_bytes_max = usize::MAX;
+    bench.limits.writes_pending_max = usize::MAX;
     for _ in 0..65_535 {
         assert_eq!(bench.deliver(b'x', AtLeastOnce), Delivered::Sent);
     }
@@ -391,6 +392,22 @@ fn qos_0_is_shed_behind_too_many_messages_and_qos_1_waits() {
     assert_eq!(bench.sent(), b"\x30\x04\x00\x01t1\x30\x04\x00\x01t2");
     assert_eq!(bench.pump(), 1);
     assert_eq!(bench.sent(), publish_v311(0x32, 1, b'4'));
+}
+
+#[test]
+fn while_memory_is_full_qos_0_is_shed_sooner() {
+    let mut bench = Bench::persistent(Version::V311);
+    bench.limits.out_buffer_bytes_max = 1 << 20;
+    bench.limits.memory_full = true;
+    let large = message("t", &[b'x'; 200 << 10], AtMostOnce);
+    for _ in 0..2 {
+        let sent = bench.deliver_as(&large, plain(AtMostOnce));
+        assert_eq!(sent, Delivered::Sent);
+    }
+    let memory = Delivered::Dropped(DropReason::MemoryMax);
+    assert_eq!(bench.deliver_as(&large, plain(AtMostOnce)), memory);
+    bench.limits.memory_full = false;
+    assert_eq!(bench.deliver_as(&large, plain(AtMostOnce)), Delivered::Sent);
 }
 
 #[test]

@@ -179,3 +179,91 @@ fn at_the_end_qos_1_in_flight_goes_to_its_group_and_a_started_qos_2_ends() {
         assert_eq!(bench.session.inflight_len(), 0);
     }
 }
+
+#[test]
+fn while_memory_is_full_a_queue_takes_in_no_more_than_it_gives() {
+    for (policy, answer, left) in [
+        (QueueFull::DropOldest, Delivered::Queued, b"23"),
+        (
+            QueueFull::DropNew,
+            Delivered::Dropped(DropReason::MemoryMax),
+            b"12",
+        ),
+        (
+            QueueFull::Reject,
+            Delivered::Dropped(DropReason::QueueFullRejected),
+            b"12",
+        ),
+        (QueueFull::Disconnect, Delivered::Disconnect, b"12"),
+    ] {
+        let mut bench = offline(policy, 0, 0);
+        bench.deliver(b'1', AtLeastOnce);
+        bench.deliver(b'2', AtLeastOnce);
+        bench.limits.memory_full = true;
+        assert_eq!(bench.deliver(b'3', AtLeastOnce), answer);
+        assert_eq!(payloads(&bench), left);
+        assert_eq!(bench.drops.of(DropReason::MemoryMax), 1);
+        bench.limits.memory_full = false;
+        assert_eq!(bench.deliver(b'4', AtLeastOnce), Delivered::Queued);
+    }
+}
+
+#[test]
+fn while_memory_is_full_what_is_larger_than_the_queue_goes_itself() {
+    let mut bench = offline(QueueFull::DropOldest, 0, 0);
+    bench.limits.memory_full = true;
+    assert_eq!(
+        bench.deliver(b'1', AtLeastOnce),
+        Delivered::Dropped(DropReason::MemoryMax)
+    );
+    bench.limits.memory_full = false;
+    bench.deliver(b'2', AtLeastOnce);
+    bench.limits.memory_full = true;
+    let large = message("t", b"longer than the other", AtLeastOnce);
+    assert_eq!(
+        bench.deliver_as(&large, plain(AtLeastOnce)),
+        Delivered::Dropped(DropReason::MemoryMax)
+    );
+    assert_eq!(payloads(&bench), b"2");
+}
+
+#[test]
+fn what_sessions_hold_is_known_to_the_byte_and_given_back() {
+    let before = crate::held_bytes();
+    let mut bench = offline(QueueFull::DropOldest, 0, 0);
+    for payload in b'0'..=b'9' {
+        bench.deliver(payload, AtLeastOnce);
+    }
+    let full = crate::held_bytes();
+    assert!(full > before);
+    bench.session.open(opening(Version::V5));
+    assert_eq!(bench.pump(), 10);
+    assert_eq!(crate::held_bytes(), full, "in flight they are held too");
+    for id in 1..=10 {
+        bench.session.handle_puback(
+            corqtt_codec::PacketId::new(id).expect("not 0"),
+            corqtt_codec::ReasonCode::SUCCESS,
+            &mut bench.drops,
+        );
+    }
+    assert_eq!(crate::held_bytes(), before);
+    bench.close();
+    bench.deliver(b'x', AtLeastOnce);
+    drop(bench);
+    assert_eq!(crate::held_bytes(), before);
+}
+
+#[test]
+fn what_comes_for_a_session_that_is_over_is_dropped() {
+    let mut bench = offline(QueueFull::DropOldest, 0, 0);
+    bench.session = crate::Session::over();
+    assert_eq!(
+        bench.deliver(b'1', AtLeastOnce),
+        Delivered::Dropped(DropReason::SessionEnded)
+    );
+    assert_eq!(
+        bench.deliver(b'2', AtMostOnce),
+        Delivered::Dropped(DropReason::Offline)
+    );
+    assert_eq!(bench.session.queue_len(), 0);
+}

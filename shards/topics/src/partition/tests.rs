@@ -1039,3 +1039,44 @@ fn random_calls_agree_with_a_naive_list_of_filters() {
         run(seed, 1_500);
     }
 }
+
+#[test]
+fn a_client_leaves_its_groups_first_and_keeps_the_rest() {
+    let (mut partition, mut changes) = (
+        Partition::new(ShardId(0), 1, 7, Strategy::RoundRobin),
+        Vec::new(),
+    );
+    let client = ClientKey(3);
+    partition.client_changed(client, true, true, &mut changes);
+    let sub = Subscription {
+        qos: QoS::AtLeastOnce,
+        no_local: false,
+        retain_as_published: false,
+        id: None,
+    };
+    let filters = ["a", "$share/g/a", "b/+", "$share/g/b", "$share/h/b", "c"];
+    for filter in filters {
+        let filter = TopicFilter::parse(filter).expect("a filter");
+        partition.subscribe(client, filter, sub, &mut changes);
+    }
+    assert!(!partition.leave_groups_step(client, 2, &mut changes));
+    assert_eq!(partition.subscription_count(client), 4);
+    assert!(partition.leave_groups_step(client, 2, &mut changes));
+    assert!(partition.leave_groups_step(client, 2, &mut changes));
+    let mut left: Vec<_> = partition
+        .subscriptions(client)
+        .map(|(filter, _)| filter.to_owned())
+        .collect();
+    left.sort_unstable();
+    assert_eq!(left, ["a", "b/+", "c"]);
+    for filter in filters {
+        let filter = TopicFilter::parse(filter).expect("a filter");
+        let is_plain = !filter.is_shared();
+        assert_eq!(partition.is_subscribed(client, filter), is_plain);
+        assert_eq!(
+            partition.unsubscribe(client, filter, &mut changes),
+            is_plain
+        );
+    }
+    assert!(partition.is_empty());
+}
