@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{DropReason, QueueFull};
-use QoS::{AtLeastOnce, ExactlyOnce};
+use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 
 /// A session without a connection; each message of one byte is two bytes in its queue.
 fn offline(queue_full: QueueFull, messages_max: usize, bytes_max: usize) -> Bench {
@@ -241,8 +241,8 @@ fn what_sessions_hold_is_known_to_the_byte_and_given_back() {
     assert_eq!(crate::held_bytes(), full, "in flight they are held too");
     for id in 1..=10 {
         bench.session.handle_puback(
-            corqtt_codec::PacketId::new(id).expect("not 0"),
-            corqtt_codec::ReasonCode::SUCCESS,
+            PacketId::new(id).expect("not 0"),
+            ReasonCode::SUCCESS,
             &mut bench.drops,
         );
     }
@@ -256,7 +256,7 @@ fn what_sessions_hold_is_known_to_the_byte_and_given_back() {
 #[test]
 fn what_comes_for_a_session_that_is_over_is_dropped() {
     let mut bench = offline(QueueFull::DropOldest, 0, 0);
-    bench.session = crate::Session::over();
+    bench.session = Session::over();
     assert_eq!(
         bench.deliver(b'1', AtLeastOnce),
         Delivered::Dropped(DropReason::SessionEnded)
