@@ -167,6 +167,7 @@ pub(crate) mod tests {
             subscriptions: 60 * n,
             retained: 70 * n,
             retained_bytes: 80 * n,
+            held_bytes: 1000 * n,
             inflight: 90 * n,
             inflight_dropped: n,
             ..Numbers::default()

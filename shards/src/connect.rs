@@ -550,7 +550,7 @@ impl Shard {
             return self.close_soon(
                 slot,
                 Close {
-                    reason: None,
+                    reason: Some(ReasonCode::PACKET_TOO_LARGE),
                     why: Why::Broker(why),
                     keep_will: true,
                 },

@@ -771,6 +771,8 @@ impl Shard {
             (connection.peer, connection.listener, connection.clock_ms);
         let address_counted = connection.address_counted;
         let Some(fd) = self.unwatch(slot) else { return };
+        // the owner decodes CONNECT once more, and counts it
+        self.counters.packets_received -= 1;
         let hand_off = HandOff {
             fd,
             layers: self.wires.take_layers(slot),

@@ -45,7 +45,7 @@ impl Shard {
         if !self.write_auth(slot, reason, method, data, bytes_max) {
             let why = Why::Broker(TOO_SMALL);
             let close = Close {
-                reason: None,
+                reason: Some(ReasonCode::PACKET_TOO_LARGE),
                 why,
                 keep_will: true,
             };

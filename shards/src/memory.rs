@@ -87,7 +87,7 @@ impl Memory {
 
 impl Shard {
     /// Bytes that this shard's clients make it hold.
-    fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.wires.held_bytes
             + corqtt_session::held_bytes()
             + self.memory.large_bytes.load(Ordering::Relaxed)

@@ -291,6 +291,7 @@ impl Shard {
             subscriptions: self.topics.len() as u64,
             retained: self.retained.of_clients() as u64,
             retained_bytes: self.retained.bytes_of_clients() as u64,
+            held_bytes: self.held_bytes() as u64,
             inflight: meter.inflight,
             inflight_dropped: meter.inflight_dropped,
             turn_cpu: meter.turns.cpu.clone(),

@@ -797,6 +797,12 @@ fn every_gauge_comes_back_to_nothing() {
         assert_eq!(sum(|n| n.connections_opening), 0);
         // CONNACK, SUBACK, PUBLISH and PINGRESP; CONNACK and PUBACK
         assert_eq!(sum(|n| n.packets_sent), 4 + 2 * u64::from(messages));
+        // CONNECT, SUBSCRIBE, PUBACK and PINGREQ; CONNECT and PUBLISH. Once each, whichever shard accepted them
+        assert_eq!(
+            sum(|n| n.packets_received),
+            4 + u64::from(messages / 2) + u64::from(messages),
+            "{setup:?}"
+        );
         for numbers in broker.numbers() {
             assert!(numbers.turn_cpu.total() >= numbers.turn_wall.total());
         }

@@ -90,7 +90,7 @@ type Reasons = fn(&Numbers) -> &ByReason;
 type Durations = fn(&Numbers) -> &Histogram;
 
 #[rustfmt::skip]
-const VALUES: [(&str, Kind, &str, Value); 11] = [
+const VALUES: [(&str, Kind, &str, Value); 12] = [
     ("corqtt_bytes_received_total", Counter, "bytes read from clients", |of| of.bytes_received),
     ("corqtt_bytes_sent_total", Counter, "bytes written to clients", |of| of.bytes_sent),
     ("corqtt_packets_received_total", Counter, "packets of clients", |of| of.packets_received),
@@ -101,6 +101,7 @@ const VALUES: [(&str, Kind, &str, Value); 11] = [
     ("corqtt_subscriptions", Gauge, "subscriptions", |of| of.subscriptions),
     ("corqtt_retained_messages", Gauge, "retained messages, without $SYS", |of| of.retained),
     ("corqtt_retained_bytes", Gauge, "bytes of retained messages, without $SYS", |of| of.retained_bytes),
+    ("corqtt_held_bytes", Gauge, "bytes that clients make the shard hold, which count against memory-max", |of| of.held_bytes),
     ("corqtt_inflight_messages", Gauge, "messages begun and not acknowledged to the end", |of| of.inflight),
 ];
 

@@ -184,10 +184,6 @@ class SpawnedBroker(Broker):
     def reload(self):
         self.process.send_signal(signal.SIGHUP)
 
-    def await_line(self, text, seconds=None):
-        """Returns once a line was logged that contains `text`."""
-        self.await_lines(lambda lines: any(text in line for line in lines), f"a line with {text!r}", seconds)
-
     def await_lines(self, fact, what, seconds=None):
         """Returns once `fact` holds of the lines that were logged."""
         deadline = Deadline(what, seconds)

@@ -100,6 +100,8 @@ pub struct Numbers {
     pub retained: u64,
     /// Bytes of them: topics, properties and payloads.
     pub retained_bytes: u64,
+    /// Bytes that clients make the shard hold; they count against `memory-max`.
+    pub held_bytes: u64,
     /// QoS 1 and 2 messages begun and not acknowledged to the end.
     pub inflight: u64,
     /// Those whose session ended first.
