@@ -51,8 +51,9 @@ impl Sessions {
         self.hasher.hash_one(client_id)
     }
 
-    /// The session of a client: its id alone says which `[MQTT-3.1.3-2] [MQTT5-3.1.3-2]`.
+    /// The session of a client.
     pub(crate) fn find(&self, client_id: &str) -> Option<u32> {
+        // [MQTT-3.1.3-2] [MQTT5-3.1.3-2] its id alone says which
         let hash = self.hash(client_id);
         self.by_client
             .find(hash, |slot| {

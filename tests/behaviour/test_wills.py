@@ -112,7 +112,7 @@ def test_take_over_by_clean_start_ends_the_session_and_its_delay(mqtt5):
 
 
 def test_will_waits_for_its_delay(mqtt5):
-    """[MQTT5-3.1.3-9]: not before its time, and not after."""
+    """[MQTT5-3.1.2-8] [MQTT5-3.1.3-9]: not before its time, and not after."""
     watcher = mqtt5.connect()
     watcher.subscribe(mqtt5.topic("+"), qos=1)
     for name, delay in (("late", 2), ("soon", 1), ("now", 0)):

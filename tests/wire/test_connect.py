@@ -500,7 +500,7 @@ def test_packets_behind_a_refused_connect_are_not_served(wire, version):
     watcher.connect()
     watcher.subscribe(topic)
     refused = connect(version, "x" * 24 if version == V31 else "a\0")
-    client.send(refused, publish(version, topic, b"x"), connect(version, unique("w")), publish(version, topic, b"x"))
+    client.send(refused, connect(version, unique("w")), publish(version, topic, b"x"))
     while (found := client.receive()) is not None:
         assert (found.kind, found.reason != 0) == (CONNACK, True)
     watcher.publish(topic, b"fence")

@@ -82,6 +82,7 @@ fn a_normal_disconnect_drops_the_will() {
 
 #[test]
 fn a_delayed_will_waits_and_then_the_session_goes_on() {
+    // [MQTT5-3.1.2-8]
     let mut bench = with_will(30, 10);
     assert_eq!(bench.close().will, None);
     assert_eq!(
