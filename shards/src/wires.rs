@@ -342,6 +342,9 @@ impl Wires {
     /// Offers a connection's output to the kernel.
     pub(crate) fn flush(&mut self, slot: u32) -> Flushed {
         let connection = &mut self.slots[slot as usize];
+        if let Some(out) = &mut connection.out {
+            self.packets_sent += out.take_packets();
+        }
         if connection.layers.is_some() {
             let flushed = self.flush_layered(slot);
             self.count_layers(slot);
@@ -350,7 +353,6 @@ impl Wires {
         let (Some(fd), Some(out)) = (&connection.fd, &mut connection.out) else {
             return Flushed::All;
         };
-        self.packets_sent += out.take_packets();
         if connection.write_blocked {
             return Flushed::Blocked;
         }

@@ -25,7 +25,7 @@ def test_two_of_each_kind_serve_the_same_topics(spawn):
     names = [line.split(" id=")[1].split()[0] for line in broker.lines if "attached listener" in line]
     assert sorted(names) == sorted(
         f"{kind}{suffix}"
-        for kind, count in {"tcp": 6, "tls": 4, "ws": 2, "wss": 2, "unix": 2}.items()
+        for kind, count in {"tcp": 6, "tls": 4, "ws": 2, "wss": 2, "unix": 2, "http": 1}.items()
         for suffix in ["", *(f"-{number}" for number in range(2, count + 1))]
     )
     world = World(broker, V5)
