@@ -312,7 +312,7 @@ impl Findings {
 
     pub(crate) fn table(&self) -> Table {
         let mut table = Table::new(1);
-        let cell = |runs: &[Value], figure| median(runs, figure).map_or("-".into(), number);
+        let cell = |runs: &[Value], figure| median(runs, figure).map_or_else(|| "-".into(), number);
         table.row(["probe (median)", "quiet", "beside the load"].map(String::from));
         for figure in FIGURES {
             table.row([
@@ -324,10 +324,13 @@ impl Findings {
         table.row([
             "  p99_us allowed".into(),
             String::new(),
-            median(&self.quiet, "p99_us").map_or("-".into(), |quiet| {
-                let verdict = if self.holds() { "ok" } else { "FAILS" };
-                format!("{} {verdict}", number(allowed(quiet)))
-            }),
+            median(&self.quiet, "p99_us").map_or_else(
+                || "-".into(),
+                |quiet| {
+                    let verdict = if self.holds() { "ok" } else { "FAILS" };
+                    format!("{} {verdict}", number(allowed(quiet)))
+                },
+            ),
         ]);
         if let Some(&most) = self.rss_mib.iter().max_by(|a, b| a.total_cmp(b)) {
             table.row(["  broker rss_mib, most".into(), String::new(), number(most)]);

@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
                 let due = clock::seconds(now - started_ns) * self.retained.updates;
                 while self.updates < due as u64 {
                     seed = next_random(seed);
-                    let number = (seed >> 32) * u64::from(self.retained.topics) >> 32;
+                    let number = ((seed >> 32) * u64::from(self.retained.topics)) >> 32;
                     self.publish(number as u32)?;
                     self.updates += 1;
                 }
