@@ -202,6 +202,12 @@ const IDLE: &[Flag] = &[
         "idle: connections, each with one subscription",
     ),
     flag(
+        "opening",
+        "N",
+        "1",
+        "idle: how many connections to open at once",
+    ),
+    flag(
         "watch",
         "SECONDS",
         "5",

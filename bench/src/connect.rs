@@ -7,22 +7,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use hdrhistogram::Histogram;
 
 use crate::clock::{self, SECOND_NS};
 use crate::cost::Cost;
 use crate::link::{Link, Poller};
+use crate::opening::{Opening, SCRATCH_BYTES};
 use crate::scenario::Figures;
 use crate::target::Endpoint;
 use crate::tls::Tickets;
 use crate::transport::{Dial, Way};
-use crate::wire::{self, Hello, Protocol, kind};
+use crate::wire::{Hello, Protocol};
 
 /// A storm in which nothing has been answered for this long is over.
 const STALL_NS: u64 = 10 * SECOND_NS;
-
-const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// Tickets collected before a storm, where fewer connections are allowed at once fewer: each that is used brings another.
 const TICKETS: usize = 256;
@@ -59,19 +58,9 @@ impl Storm {
 }
 
 struct Attempt {
-    link: Link,
+    opening: Opening,
     /// When it was due (with a rate) or begun.
     from_ns: u64,
-    stage: Stage,
-}
-
-#[derive(PartialEq, Eq)]
-enum Stage {
-    Connecting,
-    /// The layers have their handshakes.
-    Opening,
-    /// CONNECT is sent.
-    Greeting,
 }
 
 pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
@@ -105,16 +94,9 @@ pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
                 Some(resuming) if storm.resumes(begun) => resuming,
                 _ => &dial,
             };
-            let link = Link::begin(dial, storm.protocol)?;
-            poller.add(&link, begun as usize)?;
-            attempts.insert(
-                begun,
-                Attempt {
-                    link,
-                    from_ns,
-                    stage: Stage::Connecting,
-                },
-            );
+            let hello = storm.hello(format!("c{run:08x}{begun}"));
+            let opening = Opening::begin(dial, hello, None, &poller, begun as usize)?;
+            attempts.insert(begun, Attempt { opening, from_ns });
             begun += 1;
         }
         let timeout_ns = if storm.rate.is_some() {
@@ -139,10 +121,10 @@ pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
             let Some(attempt) = attempts.get_mut(&number) else {
                 continue;
             };
-            let hello = || storm.hello(format!("c{run:08x}{number}"));
-            if attempt.step(hello, readable, writable, &mut scratch)? {
+            if attempt.opening.step(readable, writable, &mut scratch)? {
                 latency.saturating_record(now.saturating_sub(attempt.from_ns).max(1));
-                if let Some(Attempt { link, .. }) = attempts.remove(&number) {
+                if let Some(Attempt { opening, .. }) = attempts.remove(&number) {
+                    let link = opening.into_link();
                     resumed += u64::from(link.is_resumed());
                     link.finish()?;
                 }
@@ -203,61 +185,6 @@ fn prime(endpoint: &Endpoint, storm: &Storm, run: u32) -> Result<Option<Dial>> {
     }
     tickets.give_out();
     Ok(Some(dial))
-}
-
-impl Attempt {
-    /// True once CONNACK has come.
-    fn step(
-        &mut self,
-        hello: impl FnOnce() -> Hello,
-        readable: bool,
-        writable: bool,
-        scratch: &mut [u8],
-    ) -> Result<bool> {
-        if self.stage == Stage::Connecting && (writable || readable) {
-            self.link.connected().context("a connection was refused")?;
-            self.stage = Stage::Opening;
-        }
-        if self.stage != Stage::Connecting && readable && self.read(scratch)? {
-            return Ok(true);
-        }
-        if self.stage == Stage::Opening && self.link.is_open() {
-            wire::connect(&mut self.link.out, &hello());
-            self.stage = Stage::Greeting;
-        }
-        // a socket that takes no more turns writable again, which is the next step
-        self.link.flush()?;
-        Ok(false)
-    }
-
-    fn read(&mut self, scratch: &mut [u8]) -> Result<bool> {
-        let read = |link: &mut Link, scratch: &mut [u8]| {
-            link.read(scratch)
-                .context("a connection ended before CONNACK")
-        };
-        while let Some((filled, more)) = read(&mut self.link, scratch)? {
-            if let Some(packet) = wire::split(&scratch[..filled])? {
-                ensure!(
-                    packet.first == kind::CONNACK << 4,
-                    "expected CONNACK, got first byte {:#04x}",
-                    packet.first
-                );
-                let body = &scratch[packet.body..packet.end];
-                let welcome = wire::connack(body, self.link.protocol)?;
-                ensure!(
-                    welcome.code == 0,
-                    "the broker refused CONNECT with code {:#04x}",
-                    welcome.code
-                );
-                return Ok(true);
-            }
-            self.link.keep(&scratch[..filled]);
-            if !more {
-                break;
-            }
-        }
-        Ok(false)
-    }
 }
 
 #[cfg(test)]

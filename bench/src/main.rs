@@ -26,6 +26,7 @@ mod disturb;
 mod idle;
 mod link;
 mod load;
+mod opening;
 mod probe;
 mod relay;
 mod report;

@@ -57,6 +57,7 @@ impl Scenario {
                 way: Way::parse(args)?,
                 protocol: parse_protocol(args)?,
                 connections: positive(args, "connections")?,
+                opening: positive(args, "opening")?,
                 watch_ns: seconds_ns(args, "watch")?,
             }),
             "retained" => Self::Retained(parse_retained(args)?),

@@ -162,9 +162,10 @@ const LINES: &[Line] = &[
         apart: false,
         limits: &[("rss_bytes_per_connection", Limit::AtMost(9.0 * 1024.0))],
     },
+    // mosquitto looks after its WebSocket clients ten times a second: one after the other they would take an hour
     Line {
         name: "ws-idle",
-        command: "idle --transport=ws --connections=10000 --watch=5",
+        command: "idle --transport=ws --connections=10000 --opening=200 --watch=5",
         rounds: None,
         apart: false,
         limits: &[("rss_bytes_per_connection", Limit::AtMost(1.5 * 1024.0))],

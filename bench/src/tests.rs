@@ -453,6 +453,7 @@ fn idle_clients_are_counted_over_tls_too() {
             way: served.tls.clone(),
             protocol: Protocol::V5,
             connections: 20,
+            opening: 7,
             watch_ns: 1,
         },
     );
