@@ -168,7 +168,7 @@ fn a_session_with_many_subscriptions_ends_in_steps_and_another_takes_its_name() 
     drop(client);
     // [MQTT-3.1.2-6] its name is free at once, and the new session is a fresh one
     let mut publisher = hand.client(&connect_bytes(4, "publisher", 0x02, &[]), 1);
-    let mut second = Client::open(hand.config.listeners[0].bound.address);
+    let mut second = Client::open(address(&hand.config));
     second.send(&connect_bytes(4, "owner", 0x02, &[]));
     let begun = loop {
         let numbers = hand.turn();
