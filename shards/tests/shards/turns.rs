@@ -22,7 +22,7 @@ impl Hand {
         let config = config(setup, change);
         let (sender, inbox) = lane::polled().expect("an eventfd");
         let admission = Arc::new(Admission::new(&config));
-        let ports = ports(0, setup, &[sender.clone()], inbox, &admission);
+        let ports = ports(0, setup, std::slice::from_ref(&sender), inbox, &admission);
         let shard = Shard::new(ShardId(0), config.clone(), ports).expect("a shard");
         Self {
             shard,
@@ -168,7 +168,8 @@ fn a_session_with_many_subscriptions_ends_in_steps_and_another_takes_its_name() 
     drop(client);
     // [MQTT-3.1.2-6] its name is free at once, and the new session is a fresh one
     let mut publisher = hand.client(&connect_bytes(4, "publisher", 0x02, &[]), 1);
-    let mut second = Client::open(address(&hand.config));
+    let address = hand.config.listeners[0].bound.ip();
+    let mut second = Client::open(address.expect("a TCP listener"));
     second.send(&connect_bytes(4, "owner", 0x02, &[]));
     let begun = loop {
         let numbers = hand.turn();
