@@ -5,7 +5,7 @@
 //! to other origins, unless its own name was made to point here (DNS rebinding). So the name that a request was sent to
 //! must be one that nobody else can have.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -62,15 +62,12 @@ impl Access {
         let header = headers
             .next()
             .map(|header| header.to_str().unwrap_or_default());
-        let named = match (target.or(header), headers.next()) {
-            (Some(host), None) => host,
-            (None, _) | (_, Some(_)) => {
-                return Err(Failure::new(
-                    StatusCode::BAD_REQUEST,
-                    "bad request",
-                    "a request has one Host header",
-                ));
-            }
+        let (Some(named), None) = (target.or(header), headers.next()) else {
+            return Err(Failure::new(
+                StatusCode::BAD_REQUEST,
+                "bad request",
+                "a request has one Host header",
+            ));
         };
         if self.is_ours(host_of(named)) {
             return Ok(());
@@ -117,7 +114,7 @@ pub(super) async fn check(
         .get::<Caller>()
         .map(|caller| caller.0.ip());
     // who is not known is a stranger
-    let caller = caller.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let caller = caller.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     match access.judge(caller, &request) {
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
