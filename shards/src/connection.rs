@@ -410,6 +410,7 @@ impl Shard {
         };
         let rest = &bytes[used..];
         let known = frame_len(rest).ok().flatten();
+        self.work -= (rest.len() / BYTES_PER_WORK) as i64;
         self.wires.put_carry(slot, Carry::keep(rest, known));
         let connection = &mut self.wires.slots[slot as usize];
         let waits = connection.decoding_waits();

@@ -20,6 +20,9 @@ const GRAIN_BYTES: usize = 64 * 1024;
 const GRAIN_PART: usize = 256;
 /// The part of memory-max that is left free.
 const MARGIN_PART: u64 = 16;
+/// What the process takes without clients (bytes), and the part of memory-max that is kept for it at most.
+const PROCESS_BYTES: u64 = 16 << 20;
+const PROCESS_PART: u64 = 8;
 /// Connections closed in a turn because of what they have half sent.
 const READS_CLOSED_MAX: usize = 64;
 /// Above this part of memory-max connections are not even accepted.
@@ -60,8 +63,10 @@ impl Memory {
     pub(crate) fn new(bytes_max: u64) -> Self {
         let maximum = match bytes_max {
             0 => u64::MAX,
-            // what a turn takes in before it is judged, and what the allocator needs for itself, have room below the limit
-            bytes_max => bytes_max - bytes_max / MARGIN_PART,
+            // what a turn takes in before it is judged, what the allocator needs, and the process itself have room below it
+            bytes_max => {
+                bytes_max - bytes_max / MARGIN_PART - PROCESS_BYTES.min(bytes_max / PROCESS_PART)
+            }
         };
         let part = usize::try_from(maximum).unwrap_or(usize::MAX) / GRAIN_PART;
         Self {

@@ -16,7 +16,7 @@ use corqtt_port::lane::{Receiver, Sender};
 use corqtt_port::store::{self, Op, Store, Token};
 use corqtt_session::{Drops, Frame, Now};
 use corqtt_topics::{Interest, Matches, Partition, Retained, ShardId};
-use corqtt_transport::Transport;
+use corqtt_transport::{Carry, Transport};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::{
@@ -46,6 +46,8 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 pub(crate) const CARRY_BYTES: usize = 16 * 1024;
 /// Packets and deliveries of a turn; at some 50 to 100 ns each this is well below a millisecond.
 pub(crate) const WORK_MAX: i64 = 8_000;
+/// The part of a turn that goes to connections in the middle of a large packet: some 512 KiB, and what comes of them.
+const BULK_WORK: i64 = 2_000;
 /// Sockets written to in a turn; at one to two microseconds each this is well below a millisecond.
 const FLUSHES_MAX: usize = 512;
 /// Sockets accepted in a turn; at some ten microseconds each this is below a millisecond.
@@ -155,6 +157,8 @@ pub struct Shard {
     pub(crate) refused: Vec<Vec<u64>>,
     /// Connections with something to read or decode.
     pub(crate) ready: VecDeque<u32>,
+    /// The same in the middle of a large packet: they come after the others, and thousands of them delay nobody else.
+    bulk: VecDeque<u32>,
     /// Connections that end with this turn, and why.
     pub(crate) closing: VecDeque<(ConnectionKey, Close)>,
     pub(crate) fan_outs: VecDeque<FanOut>,
@@ -278,6 +282,7 @@ impl Shard {
             resolved: Vec::new(),
             refused: (0..config.shards).map(|_| Vec::new()).collect(),
             ready: VecDeque::new(),
+            bulk: VecDeque::new(),
             closing: VecDeque::new(),
             fan_outs: VecDeque::new(),
             jobs: VecDeque::new(),
@@ -329,7 +334,8 @@ impl Shard {
 
     /// Prepares for waiting. False: there is work already, take a turn at once.
     pub fn arm(&mut self) -> bool {
-        if (!self.ready.is_empty() && !self.lane_is_full())
+        let ready = !self.ready.is_empty() || !self.bulk.is_empty();
+        if (ready && !self.lane_is_full())
             || !self.messages.is_empty()
             || self.runnable_batches != 0
             || !self.wires.dirty.is_empty()
@@ -473,7 +479,10 @@ impl Shard {
         let connection = &mut self.wires.slots[slot as usize];
         if !connection.ready {
             connection.ready = true;
-            self.ready.push_back(slot);
+            match connection.carry {
+                Carry::Large { .. } => self.bulk.push_back(slot),
+                _ => self.ready.push_back(slot),
+            }
         }
     }
 
@@ -694,7 +703,7 @@ impl Shard {
     fn serve_ready(&mut self) {
         // those that are put back while this runs are served in the next turn
         for _ in 0..self.ready.len() {
-            if self.work <= 0 || self.lane_is_full() || self.fan_outs.len() >= FAN_OUTS_MAX {
+            if self.stops_serving() {
                 break;
             }
             let Some(slot) = self.ready.pop_front() else {
@@ -707,6 +716,28 @@ impl Shard {
             self.wires.slots[slot as usize].ready = false;
             self.serve(slot);
         }
+        self.serve_bulk();
+    }
+
+    /// Large packets on their way: with a small part of a turn, which they get in every turn.
+    fn serve_bulk(&mut self) {
+        let before = self.work;
+        self.work = BULK_WORK;
+        for _ in 0..self.bulk.len() {
+            if self.stops_serving() {
+                break;
+            }
+            let Some(slot) = self.bulk.pop_front() else {
+                break;
+            };
+            self.wires.slots[slot as usize].ready = false;
+            self.serve(slot);
+        }
+        self.work += before - BULK_WORK;
+    }
+
+    fn stops_serving(&self) -> bool {
+        self.work <= 0 || self.lane_is_full() || self.fan_outs.len() >= FAN_OUTS_MAX
     }
 
     /// Hands this turn's operations to the store.

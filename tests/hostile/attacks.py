@@ -2,9 +2,9 @@
 """The attacks. Each runs in a process of its own, `python -m hostile.attacks NAME JSON`, which `stage.Attacker` starts.
 
 An attack is a function of a `Front`: it presses on the broker once, with bounded work under a deadline, counts what
-happened in `facts`, and notes what the broker did wrong in `faults`. The process repeats it until the time that
-it was asked for is over; SIGUSR1 ends it after the round under way, SIGTERM in the middle of it. It writes JSON lines: `{"pressing": true}` when the first round begins, at
-the end `{"rounds": .., "facts": {..}, "faults": [..]}`.
+happened in `facts`, and notes what the broker did wrong in `faults`. The process repeats it until the time that it was
+asked for is over; SIGUSR1 ends it after the round under way, SIGTERM in the middle of it. It writes JSON lines:
+`{"pressing": true}` when the first round begins, at the end `{"rounds": .., "facts": {..}, "faults": [..]}`.
 """
 
 import collections
@@ -616,7 +616,7 @@ class SmallWindow:
     def endpoint(self):
         return self
 
-    def open(self):
+    def open(self, _source=None):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(PATIENCE)
@@ -822,7 +822,8 @@ def empty_levels_allowed(front):
         message = late.expect_message()
         if message.topic != topic or message.payload != b"deep":
             front.fault("the retained message of a deep topic is another")
-        late.publish(topic, b"", retain=True)
+        # acknowledged, so that the next round does not find it
+        late.publish(topic, b"", qos=1, retain=True)
         late.close()
         wire.close()
         front.facts["delivered"] += 1
@@ -929,9 +930,9 @@ def deep_wildcards(front):
 
 @attack(
     "half-sent",
-    small={"count": 300, "bytes": 512 * 1024, "hold": 1.0},
+    small={"count": 400, "bytes": 512 * 1024, "hold": 1.0},
     full={"count": 10_000, "bytes": 512 * 1024, "hold": 2.0},
-    small_memory_max=64 * MIB,
+    small_memory_max=96 * MIB,
     newcomers=False,
 )
 def half_sent(front):
@@ -957,10 +958,10 @@ def half_sent(front):
 
 @attack(
     "huge-connect",
-    small={"count": 200},
-    full={"count": 1000},
+    small={"count": 400},
+    full={"count": 2000},
     memory_max=256 * MIB,
-    small_memory_max=64 * MIB,
+    small_memory_max=96 * MIB,
     newcomers=False,
 )
 def huge_connect(front):

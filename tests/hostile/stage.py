@@ -40,11 +40,19 @@ class Target(SpawnedBroker):
     def __init__(self, attack, small, *, cpu=None):
         self.attack = attack
         self.memory_max = attack.small_memory_max if small else attack.memory_max
-        self._cpu = cpu
+        prefix, arguments = [], []
+        if attack.descriptors:
+            prefix += ["prlimit", f"--nofile={attack.descriptors}:{attack.descriptors}"]
+        if cpu is not None:
+            prefix += ["taskset", "-c", str(cpu)]
+            arguments += [f"--cpus={cpu}"]
         super().__init__(
             conf=settings(attack, small),
             listeners=[(kind, listener(kind)) for kind in ("tcp", *attack.listeners)],
             shards=1 if cpu is not None else None,
+            level="info",
+            prefix=prefix,
+            arguments=arguments,
         )
         self.size = {
             key: value.format(directory=self.directory) if isinstance(value, str) else value
@@ -58,15 +66,6 @@ class Target(SpawnedBroker):
                 self.kill()
                 raise
 
-    def _command(self, *settings_of_its_own):
-        """As it would run for an operator, with few descriptors or on one CPU where that is asked for."""
-        command = ["--level=info" if word == "--level=debug" else word for word in super()._command(*settings_of_its_own)]
-        if self._cpu is not None:
-            command = ["taskset", "-c", str(self._cpu), *command, f"--cpus={self._cpu}"]
-        if self.attack.descriptors:
-            command = ["prlimit", f"--nofile={self.attack.descriptors}:{self.attack.descriptors}", *command]
-        return command
-
     def peak_bytes(self):
         """The largest resident size that the process has had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -74,10 +73,11 @@ class Target(SpawnedBroker):
 
     def metrics(self):
         """What /metrics says; None where the broker has no HTTP interface."""
-        if (where := getattr(self, "http", None)) is not None:
-            with urllib.request.urlopen("http://{}:{}/metrics".format(*where), timeout=DEADLINE) as answer:
-                return answer.read().decode()
-        return None
+        if self.http is None:
+            return None
+        with urllib.request.urlopen("http://{}:{}/metrics".format(*self.http), timeout=DEADLINE) as answer:
+            return answer.read().decode()
+
 
 
 class Attacker:

@@ -189,13 +189,8 @@ impl World {
             packet_bytes_max: input.pick([u32::MAX, 12, 40]),
             topic_alias_maximum: input.pick([0, 1, 65_535]),
             problem_information: true,
-            will: (input.below(3) == 0).then(|| {
-                Box::new(Will {
-                    message: message(input),
-                    delay_secs: u32::from(input.below(10)),
-                    expiry_secs: None,
-                })
-            }),
+            will: (input.below(3) == 0)
+                .then(|| Box::new(Will::of(message(input), u32::from(input.below(10)), None))),
         };
         let is_v5 = version.is_v5();
         self.receive_maximum = if is_v5 {

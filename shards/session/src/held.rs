@@ -6,6 +6,7 @@
 //! handed in where a message goes, and nothing is looked through to know the sum.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,11 +24,40 @@ thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Bytes of memory that the sessions of this thread hold in their queues and in flight. Payloads that are shared by
+/// Bytes of memory that the sessions of this thread hold in their queues, in flight and as wills. Payloads that are shared by
 /// counting are not among them: their buffers may be held elsewhere too.
 #[must_use]
 pub fn held_bytes() -> usize {
     BYTES.get()
+}
+
+/// Bytes that are counted as long as this lives, on the thread where it was made and has to stay.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    bytes: usize,
+    stays: PhantomData<Rc<()>>,
+}
+
+impl Counted {
+    pub(crate) fn new(bytes: usize) -> Self {
+        BYTES.set(BYTES.get() + bytes);
+        Self {
+            bytes,
+            stays: PhantomData,
+        }
+    }
+}
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        Self::new(self.bytes)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        BYTES.set(BYTES.get() - self.bytes);
+    }
 }
 
 /// A session's hold on a message.
@@ -127,6 +157,22 @@ mod tests {
             MESSAGE_BYTES + 1005 + 9 * ENTRY_BYTES
         );
         drop(others);
+        assert_eq!(held_bytes(), before);
+    }
+
+    #[test]
+    fn a_will_is_counted_until_it_is_published() {
+        let before = held_bytes();
+        let will = crate::Will::of(message(5000), 0, None);
+        assert!(held_bytes() - before >= 5005);
+        let copy = will.clone();
+        assert!(held_bytes() - before >= 2 * 5005);
+        drop(copy);
+        let now = crate::Now {
+            mono_ms: 0,
+            wall_ms: 0,
+        };
+        drop(will.into_message(now));
         assert_eq!(held_bytes(), before);
     }
 

@@ -4,6 +4,7 @@
 use corqtt_codec::{Message, MessageRef, Payload};
 
 use crate::Now;
+use crate::held::Counted;
 
 /// A will as CONNECT brought it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,7 @@ pub struct Will {
     pub delay_secs: u32,
     /// Message Expiry Interval, counted from publication.
     pub expiry_secs: Option<u32>,
+    pub(crate) counted: Counted,
 }
 
 impl Will {
@@ -32,10 +34,19 @@ impl Will {
             payload: Payload::borrowed(will.payload),
         }
         .to_message();
-        Self {
+        Self::of(
             message,
-            delay_secs: will.delay_secs,
-            expiry_secs: will.properties.message_expiry_secs,
+            will.delay_secs,
+            will.properties.message_expiry_secs,
+        )
+    }
+
+    pub(crate) fn of(message: Message, delay_secs: u32, expiry_secs: Option<u32>) -> Self {
+        Self {
+            counted: Counted::new(size_of::<Self>() + message.size()),
+            message,
+            delay_secs,
+            expiry_secs,
         }
     }
 

@@ -6,6 +6,8 @@ use super::*;
 
 /// What a turn may do of something long; the shard's own numbers are some hundreds.
 const STEP_MAX: u64 = 1100;
+/// What a shard reads at once.
+const READ: usize = 64 * 1024;
 /// Something long.
 const MANY: u64 = 20_000;
 
@@ -237,4 +239,30 @@ fn a_long_queue_ends_or_goes_to_another_member_in_steps() {
         hand.turn();
     }
     messages.join().expect("all of them, in their order");
+}
+
+#[test]
+fn large_packets_on_their_way_delay_nobody_else() {
+    const SENDERS: usize = 64;
+    // what the kernel buffers of each of them is a multiple of what a turn reads
+    const PACKET: usize = 4 << 20;
+    let mut hand = Hand::new(|config| config.capabilities.packet_bytes_max = 8 << 20);
+    let mut other = hand.client(&connect_bytes(4, "other", 0x02, &[]), 1);
+    let large = publish_bytes(0x30, "t", 0, &vec![b'x'; PACKET]);
+    let mut senders = Vec::new();
+    for at in 0..SENDERS {
+        let sender = hand.client(&connect_bytes(4, &format!("s{at}"), 0x02, &[]), 1);
+        sender.stream().set_nonblocking(true).expect("an option");
+        let count = sender.stream().write(&large).expect("room for some");
+        assert!(count < PACKET);
+        senders.push(sender);
+    }
+    // all of them are in the middle of their packet
+    let begun = hand.turn().bytes_received;
+    while hand.turn().bytes_received < begun + (SENDERS * READ) as u64 {}
+    for _ in 0..5 {
+        let before = hand.turn().bytes_received;
+        answers_at_once(&mut hand, &mut other);
+        assert!(hand.turn().bytes_received > before, "they go on too");
+    }
 }

@@ -235,11 +235,8 @@ impl Bench {
 }
 
 fn will(delay_secs: u32) -> Option<Box<Will>> {
-    Some(Box::new(Will {
-        message: message("w", b"gone", QoS::AtLeastOnce),
-        delay_secs,
-        expiry_secs: None,
-    }))
+    let message = message("w", b"gone", QoS::AtLeastOnce);
+    Some(Box::new(Will::of(message, delay_secs, None)))
 }
 
 /// A small generator (xorshift64*): the tests are the same in every run.
