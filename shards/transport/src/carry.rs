@@ -9,7 +9,7 @@ pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
 /// Such a buffer is made for so many bytes at once (or the whole packet, if it has fewer), and doubled from there on.
 /// Memory of that size comes from the kernel page by page as it is written, and goes back when it is freed, so a packet
 /// that stays half sent takes what came of it and leaves no holes behind.
-pub(crate) const LARGE_BUFFER_BYTES: usize = 256 * 1024;
+pub const LARGE_BUFFER_BYTES: usize = 256 * 1024;
 
 /// What an earlier read left over.
 #[derive(Debug, Default)]

@@ -23,5 +23,5 @@ mod stack;
 pub mod tls;
 pub mod websocket;
 
-pub use carry::{Carry, LARGE_PACKET_BYTES_MIN, reserve_for_read};
+pub use carry::{Carry, LARGE_BUFFER_BYTES, LARGE_PACKET_BYTES_MIN, reserve_for_read};
 pub use stack::{Layers, Transport, TransportError, Workspace};
