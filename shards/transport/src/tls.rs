@@ -2,7 +2,8 @@
 //! The server's side of TLS 1.2 and 1.3, over rustls' unbuffered connection.
 //!
 //! rustls keeps no buffers of its own in that form: bytes are decrypted where they were read, and only the beginning of
-//! a record whose end has not come is kept here. A record is at most 16 KiB, a handshake message 64 KiB.
+//! a record or a handshake message whose end has not come is kept here, in the records that it came in. After an error
+//! rustls is not asked again: it would want the bytes back that it failed at, and panics without them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use rustls::server::{ServerConfig, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{Error, HandshakeKind};
+use rustls::{Error, HandshakeKind, InvalidMessage};
 
 /// What a listener's TLS stands on; exchanged as a whole when certificates are read again.
 #[derive(Debug)]
@@ -55,6 +56,9 @@ impl From<Error> for TlsError {
 const RECORD_OVERHEAD_BYTES: usize = 64;
 /// Room for most messages of a handshake; a certificate says how much it takes.
 const MESSAGE_BYTES: usize = 512;
+/// Bytes of the peer that may wait for others: a handshake message of 64 KiB with room for how it is cut, and a record
+/// behind it. Records that are cut smaller than anybody does, or padded, would hold a thousand times as much.
+const PARTIAL_BYTES_MAX: usize = 160 * 1024;
 /// Plain bytes of a record, at most.
 const FRAGMENT_BYTES_MAX: usize = 16 * 1024;
 
@@ -121,25 +125,33 @@ impl Tls {
         let before = plain.len();
         if self.partial.is_empty() {
             let (used, result) = self.process(socket, Aim::Read, plain, answer);
-            if result.is_ok() && used < socket.len() {
+            result?;
+            if used < socket.len() {
                 self.partial = socket[used..].to_vec();
             }
-            result?;
         } else {
             let mut bytes = std::mem::take(&mut self.partial);
             bytes.extend_from_slice(socket);
             let (used, result) = self.process(&mut bytes, Aim::Read, plain, answer);
             result?;
             if used < bytes.len() {
-                bytes.drain(..used);
-                bytes.shrink_to(2 * FRAGMENT_BYTES_MAX);
+                if used > 0 {
+                    bytes.drain(..used);
+                    bytes.shrink_to_fit();
+                }
                 self.partial = bytes;
             }
         }
+        if self.partial.len() > PARTIAL_BYTES_MAX {
+            self.partial = Vec::new();
+            self.has_failed = true;
+            return Err(Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge).into());
+        }
         if !self.is_established && !self.connection.is_handshaking() {
             if let Err(error) = self.check_resumed(wall_ms) {
-                // nothing that came behind the handshake counts
+                // nothing that came behind the handshake counts; the client believes to be connected
                 plain.truncate(before);
+                let _ = self.act(Aim::Close, answer);
                 self.has_failed = true;
                 return Err(error);
             }
@@ -173,7 +185,7 @@ impl Tls {
 
     /// Says that nothing more will be sent.
     pub fn close(&mut self, socket: &mut Vec<u8>) {
-        if self.is_established && !self.has_failed {
+        if self.is_established {
             // a connection that fails here is closed all the same
             let _ = self.act(Aim::Close, socket);
         }
@@ -181,6 +193,10 @@ impl Tls {
 
     /// An act of ours, with what is left of the peer's bytes: rustls must see it in front of what comes next.
     fn act(&mut self, aim: Aim<'_>, socket: &mut Vec<u8>) -> Result<(), TlsError> {
+        // nobody listens behind an alert
+        if self.has_failed {
+            return Ok(());
+        }
         let mut partial = std::mem::take(&mut self.partial);
         // whole records were handled when they came, so there is nothing to read among them
         let mut plain = Vec::new();

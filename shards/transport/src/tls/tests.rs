@@ -257,6 +257,52 @@ fn garbage_is_answered_by_an_alert() {
 }
 
 #[test]
+fn nothing_is_written_behind_an_alert() {
+    let authority = Authority::new();
+    let terms = terms(&authority, None);
+    let mut pair = Pair::new(
+        &terms,
+        &client_config(&authority, None, &VERSIONS),
+        usize::MAX,
+    );
+    pair.talk().expect("a handshake");
+    pair.client.writer().write_all(b"changed").expect("memory");
+    let mut record = Vec::new();
+    pair.client.write_tls(&mut record).expect("memory");
+    *record.last_mut().expect("a tag") ^= 1;
+    let mut answer = Vec::new();
+    pair.server
+        .handle_bytes(&mut record, &mut pair.plain, &mut answer, NOW_MS)
+        .expect_err("its tag is wrong");
+    let sent = answer.len();
+    assert!(sent > 0, "the alert");
+    pair.server
+        .wrap(b"late", &mut answer)
+        .expect("it is dropped");
+    pair.server.close(&mut answer);
+    assert_eq!(answer.len(), sent);
+}
+
+#[test]
+fn a_message_in_the_smallest_records_is_held_to_a_bound() {
+    let authority = Authority::new();
+    let mut server = Tls::new(&terms(&authority, None)).expect("a server");
+    // the header of a ClientHello of 65,535 bytes, then a byte in each record
+    let mut records = b"\x16\x03\x01\0\x04\x01\0\xff\xff".to_vec();
+    for _ in 0..65_000 {
+        records.extend_from_slice(b"\x16\x03\x01\0\x01\0");
+    }
+    let (mut plain, mut answer) = (Vec::new(), Vec::new());
+    let failed = records.chunks(46 * 1024).find_map(|part| {
+        let handled = server.handle_bytes(&mut part.to_vec(), &mut plain, &mut answer, NOW_MS);
+        assert!(server.memory_bytes() <= 2 * PARTIAL_BYTES_MAX);
+        handled.err()
+    });
+    assert!(failed.is_some(), "390 KB were kept");
+    assert_eq!(server.memory_bytes(), 0);
+}
+
+#[test]
 fn a_goodbye_is_said_once_and_heard() {
     let authority = Authority::new();
     let terms = terms(&authority, None);
