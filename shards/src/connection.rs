@@ -27,6 +27,8 @@ const LINGER_MS: u64 = 2000;
 const ACKS_WAITING_MAX: usize = 16 * 1024;
 /// Bytes of a large packet that count as much as a small packet does: some 50 ns.
 const BYTES_PER_WORK: usize = 256;
+/// The same for bytes that pass through layers: the smallest frames have six.
+const LAYERED_BYTES_PER_WORK: usize = 64;
 /// Reads in a turn whose bytes are thrown away.
 const DISCARD_READS_MAX: usize = 4;
 
@@ -267,7 +269,9 @@ impl Shard {
     fn read_layered(&mut self, slot: u32, into: &mut [u8]) -> Option<usize> {
         let layers = self.wires.slots[slot as usize].layers.as_mut()?;
         let mut count = layers.take_ready(into);
-        if count == 0 {
+        if count > 0 && !layers.has_ready() {
+            self.wires.count_layers(slot);
+        } else if count == 0 {
             if layers.is_ended {
                 return None;
             }
@@ -313,6 +317,8 @@ impl Shard {
         scratch: &mut LayerScratch,
         into: &mut [u8],
     ) -> usize {
+        // frames and records may hold nothing, and take their time all the same
+        self.work -= (taken / LAYERED_BYTES_PER_WORK) as i64;
         let connection = &mut self.wires.slots[slot as usize];
         let Some(layers) = &mut connection.layers else {
             return 0;

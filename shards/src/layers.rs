@@ -106,6 +106,10 @@ impl Layered {
         if self.sent == self.sending.len() {
             self.sending.clear();
             self.sent = 0;
+        } else if self.sent >= self.sending.len() - self.sent {
+            // a reader that is never done shall not gather what it has read
+            self.sending.drain(..self.sent);
+            self.sent = 0;
         }
     }
 
