@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -133,6 +133,16 @@ pub struct Bound {
     pub place: Place,
     /// TCP: bound but not listening, so it gets no connections. Unix: the listening socket.
     holder: OwnedFd,
+    /// The file of a unix socket: another broker may have put its own there since.
+    file: Option<FileId>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 impl Bound {
@@ -163,7 +173,10 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Place::Unix(path) = &self.place {
+        if let Place::Unix(path) = &self.place
+            && self.file.is_some()
+            && file_id(path) == self.file
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -189,6 +202,7 @@ pub fn bind(id: &str, address: SocketAddr) -> Result<Bound, BindError> {
     Ok(Bound {
         place: Place::Ip(address),
         holder,
+        file: None,
     })
 }
 
@@ -217,10 +231,16 @@ pub fn bind_unix(id: &str, path: &Path) -> Result<Bound, BindError> {
     }
     let holder = unix_socket().map_err(error)?;
     bind_socket(&holder, &address).map_err(error)?;
+    // who may reach it is for the folder to say
+    let everybody = std::fs::Permissions::from_mode(0o666);
+    if let Err(cause) = std::fs::set_permissions(path, everybody) {
+        return Err(error(Errno::from_io_error(&cause).unwrap_or(Errno::IO)));
+    }
     listen(&holder, BACKLOG).map_err(error)?;
     Ok(Bound {
         place: Place::Unix(path.to_owned()),
         holder,
+        file: file_id(path),
     })
 }
 
@@ -317,6 +337,31 @@ mod tests {
         drop(left);
         assert!(path.exists());
         bind_unix("unix", &path).expect("what was left is replaced");
+    }
+
+    #[test]
+    fn a_unix_socket_that_another_broker_put_there_stays() {
+        let folder = Folder::new("other");
+        let path = folder.0.join("mqtt.sock");
+        let bound = bind_unix("unix", &path).expect("a socket");
+        std::fs::rename(&path, folder.0.join("old.sock")).expect("it is there");
+        let other = bind_unix("unix-2", &path).expect("a socket of its own");
+        drop(bound);
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_unix_socket_is_open_to_who_may_enter_its_folder() {
+        let folder = Folder::new("mode");
+        let path = folder.0.join("mqtt.sock");
+        let _bound = bind_unix("unix", &path).expect("a socket");
+        let mode = std::fs::metadata(&path)
+            .expect("it is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o666);
     }
 
     #[test]

@@ -901,7 +901,8 @@ impl Shard {
         match step {
             DrainStep::Wills => {
                 for listener in self.listeners.drain(..) {
-                    // main holds a unix socket's queue open: nobody shall wait in it
+                    // main holds a unix socket open: it would stay in the set, and nobody shall wait in its queue
+                    let _ = epoll::delete(&self.epoll, &listener.fd);
                     let _ = rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Both);
                 }
                 self.publish_wills(0);

@@ -317,7 +317,20 @@ impl Cidr {
             Some(prefix) => prefix.parse().ok()?,
             None => width,
         };
-        (prefix_bits <= width).then_some(Self {
+        if prefix_bits > width {
+            return None;
+        }
+        // peers that are written so are IPv4, and so is a range of them
+        if let IpAddr::V6(v6) = network
+            && let Some(v4) = v6.to_ipv4_mapped()
+            && prefix_bits >= 96
+        {
+            return Some(Self {
+                network: v4.into(),
+                prefix_bits: prefix_bits - 96,
+            });
+        }
+        Some(Self {
             network,
             prefix_bits,
         })
