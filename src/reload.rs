@@ -43,7 +43,7 @@ impl Outcome {
         let Self { what, of, .. } = self;
         match &self.kept_because {
             None => log::info!(of = of.as_str(); "{what} read again"),
-            Some(why) => log::warn!(of = of.as_str(); "{what} stay as they were: {why}"),
+            Some(why) => log::error!(of = of.as_str(); "{what} stay as they were: {why}"),
         }
     }
 }

@@ -437,12 +437,19 @@ impl Builder<'_> {
             return None;
         };
         let min_version = own.and_then(|own| own.choice("mqtt.listeners[].tls.min-version"));
+        let crl = own.and_then(|own| own.path("mqtt.listeners[].tls.crl"));
+        if crl.is_some() && ca_cert.is_none() {
+            self.problems.push(origin.problem(
+                "crl needs ca-cert: without it clients show no certificate that could be revoked",
+            ));
+            return None;
+        }
         Some(TlsSettings {
             ca_cert,
             server_cert,
             server_key,
             min_version: TlsVersion::nth(min_version.unwrap_or_default()),
-            crl: own.and_then(|own| own.path("mqtt.listeners[].tls.crl")),
+            crl,
             zero_rtt: self.values.bool("mqtt.tls.zero-rtt"),
         })
     }

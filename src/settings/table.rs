@@ -170,12 +170,12 @@ pub(super) const ACTIONS: &[(&str, &str)] = &[
 pub(super) const ROWS: &[Row] = &[
     flag("conf", Kind::Path, Preset::None, "YAML file with settings; flags and environment variables override it"),
 
-    key("shards", number(1, 1024), Derived("one per CPU that the process may use, less one in cluster mode"),
+    key("shards", number(1, 64), Derived("one per CPU that the process may use, at most 64, less one in cluster mode"),
         "how many shards (cores that own clients) run").flag("shards"),
     key("cpus", Kind::Cpus, Derived("the CPUs that the process may use; with one or two of them nothing is pinned"),
         "CPUs that shards are pinned to, one shard each").flag("cpus"),
     key("runtime", Kind::Choice(Runtime::CHOICES), Is("auto"),
-        "what drives a shard: auto is glommio, and epoll where the kernel denies io_uring").flag("runtime"),
+        "what drives a shard: auto is glommio, and epoll where the kernel denies io_uring or the memlock limit is too low").flag("runtime"),
     key("leave", Kind::Choice(Leave::CHOICES), Is("drain"),
         "at SIGTERM in a cluster: drain keeps the membership, leave goes for good, now does neither").flag("leave"),
 
@@ -254,7 +254,8 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.limits.retained-bytes", SIZE, Is("0"), "bytes of retained messages; 0 = no limit"),
     key("mqtt.limits.alias-bytes", SIZE, Is("64KiB"), "bytes of topic aliases per connection; 0 = no limit"),
     key("mqtt.limits.memory-max", SIZE, Derived("half of the machine's or the cgroup's memory"),
-        "bytes of read buffers, queues and out-buffers, at which new connections are refused; 0 = no limit"),
+        "bytes of read buffers, queues, large payloads and out-buffers; a little below it queues count as full, half-sent packets \
+         are closed and new clients refused; 0 = no limit"),
     key("mqtt.limits.store-bytes", SIZE, Is("0"), "bytes in the store; 0 = no limit")
         .unused("this build does not enforce it yet"),
     key("mqtt.limits.drain-timeout", seconds(0, 86_400), Is("30s"), "longest time to say good-bye to clients at SIGTERM"),
@@ -265,7 +266,7 @@ pub(super) const ROWS: &[Row] = &[
         .unused("buffers are lent to busy connections only and grow as needed"),
     key("mqtt.options.sys-topic-resend-interval", seconds(1, 86_400), Is("10s"), "time between two updates of $SYS"),
     key("mqtt.options.inline-client", Kind::Bool, Is("false"), "an embedder's client in the process")
-        .unused("a server has no inline client; use POST /api/v1/mqtt/message"),
+        .unused("a server has no inline client"),
     key("mqtt.options.capabilities.maximum-message-expiry-interval", seconds(0, u32::MAX as u64), Is("0"),
         "longest time that a message is kept; 0 = unlimited; shortens retained messages only when named"),
     key("mqtt.options.capabilities.maximum-session-expiry-interval", seconds(0, u32::MAX as u64), Is("4294967295"),

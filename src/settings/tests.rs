@@ -168,6 +168,7 @@ fn full() -> Tree {
         ("log.output", "both"),
         ("mqtt.listeners[].address", "\":8084\""),
         ("mqtt.listeners[].kind", "wss"),
+        ("mqtt.tls.ca-cert", "ca.pem"),
         ("mqtt.tls.server-cert", "cert.pem"),
         ("mqtt.tls.server-key", "key.pem"),
         ("storage-way", "redis"),
@@ -217,6 +218,19 @@ fn other_value(row: &Row, now: Option<&str>) -> String {
         Kind::Texts => "https://a.example".into(),
         Kind::Map => "{zone: a}".into(),
     }
+}
+
+#[test]
+fn a_revocation_list_needs_an_authority() {
+    let listener =
+        "{kind: tls, address: \":8883\", tls: {server-cert: s.pem, server-key: s.key, crl: r.pem}}";
+    let yaml = format!("mqtt: {{listeners: [{listener}]}}");
+    let error = resolve(&[], &[], &yaml, Parts::ALL).expect_err("nobody is judged by it");
+    assert!(
+        error.problems()[0]
+            .to_string()
+            .contains("crl needs ca-cert")
+    );
 }
 
 #[test]
@@ -499,19 +513,19 @@ fn problems_of_the_file_name_key_and_line() {
         ),
         (
             "shards: two\n",
-            "c.yml:1: shards: \"two\" is not what it takes; expected a whole number from 1 to 1024",
+            "c.yml:1: shards: \"two\" is not what it takes; expected a whole number from 1 to 64",
         ),
         (
             "shards: 0\n",
-            "c.yml:1: shards: \"0\" is not what it takes; expected a whole number from 1 to 1024",
+            "c.yml:1: shards: \"0\" is not what it takes; expected a whole number from 1 to 64",
         ),
         (
             "shards: -1\n",
-            "c.yml:1: shards: \"-1\" is not what it takes; expected a whole number from 1 to 1024",
+            "c.yml:1: shards: \"-1\" is not what it takes; expected a whole number from 1 to 64",
         ),
         (
             "\nshards:\n  - 1\n",
-            "c.yml:2: shards: \"1\" is not what it takes; expected a whole number from 1 to 1024",
+            "c.yml:2: shards: \"1\" is not what it takes; expected a whole number from 1 to 64",
         ),
         (
             "runtime: tokio\n",
@@ -1228,6 +1242,8 @@ fn ranges_of_addresses_have_a_prefix_that_fits() {
     );
     assert_eq!(Cidr::read("192.0.2.1").expect("one").prefix_bits, 32);
     assert_eq!(Cidr::read("::1").expect("one").prefix_bits, 128);
+    let mapped = Cidr::read("::ffff:10.0.0.0/104").expect("a range");
+    assert_eq!(mapped, range);
     for text in [
         "10.0.0.0/33",
         "::/129",
