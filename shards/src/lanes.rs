@@ -25,6 +25,11 @@ const OUTSTANDING_ITEMS_MAX: u64 = 64 * 1024;
 /// Bytes to one shard that it has not marked yet, as above.
 const OUTSTANDING_BYTES_MAX: usize = 32 << 20;
 
+/// A batch that holds so much is sent before the turn ends: its buffers stay small enough to be used again, where larger
+/// ones are the kernel's again each time.
+const BATCH_ITEMS_MAX: usize = 512;
+const BATCH_TEXT_BYTES_MAX: usize = 64 * 1024;
+
 /// Everything that arrives at a shard from other threads.
 #[derive(Debug)]
 pub enum ToShard {
@@ -164,6 +169,12 @@ impl Lane {
         groups: &[&str],
         is_awaited: bool,
     ) -> u64 {
+        let is_large = |batch: &Batch| {
+            batch.items.len() >= BATCH_ITEMS_MAX || batch.text.len() >= BATCH_TEXT_BYTES_MAX
+        };
+        if self.batch.as_ref().is_some_and(is_large) {
+            self.flush();
+        }
         let batch = self.batch(me);
         batch.is_awaited |= is_awaited;
         let topic = batch.put_text(message.topic.as_str().as_bytes());
