@@ -107,6 +107,15 @@ impl Pair {
         }
     }
 
+    /// Both ends after a handshake, of a client without a certificate.
+    fn established(cut: usize) -> Self {
+        let authority = Authority::new();
+        let config = client_config(&authority, None, &VERSIONS);
+        let mut pair = Self::new(&terms(&authority, None), &config, cut);
+        pair.talk().expect("a handshake");
+        pair
+    }
+
     /// Moves bytes until neither end has any; the server's error ends it.
     fn talk(&mut self) -> Result<(), TlsError> {
         loop {
@@ -192,14 +201,7 @@ fn an_idle_connection_holds_nothing() {
 
 #[test]
 fn what_is_written_between_two_halves_of_a_record_disturbs_neither() {
-    let authority = Authority::new();
-    let terms = terms(&authority, None);
-    let mut pair = Pair::new(
-        &terms,
-        &client_config(&authority, None, &VERSIONS),
-        usize::MAX,
-    );
-    pair.talk().expect("a handshake");
+    let mut pair = Pair::established(usize::MAX);
     pair.client
         .writer()
         .write_all(b"in two halves")
@@ -223,10 +225,7 @@ fn what_is_written_between_two_halves_of_a_record_disturbs_neither() {
 
 #[test]
 fn the_clients_key_update_is_answered() {
-    let authority = Authority::new();
-    let terms = terms(&authority, None);
-    let mut pair = Pair::new(&terms, &client_config(&authority, None, &VERSIONS), 3);
-    pair.talk().expect("a handshake");
+    let mut pair = Pair::established(3);
     pair.client.refresh_traffic_keys().expect("1.3 is spoken");
     pair.client.writer().write_all(b"new keys").expect("memory");
     pair.talk().expect("records");
@@ -258,14 +257,7 @@ fn garbage_is_answered_by_an_alert() {
 
 #[test]
 fn nothing_is_written_behind_an_alert() {
-    let authority = Authority::new();
-    let terms = terms(&authority, None);
-    let mut pair = Pair::new(
-        &terms,
-        &client_config(&authority, None, &VERSIONS),
-        usize::MAX,
-    );
-    pair.talk().expect("a handshake");
+    let mut pair = Pair::established(usize::MAX);
     pair.client.writer().write_all(b"changed").expect("memory");
     let mut record = Vec::new();
     pair.client.write_tls(&mut record).expect("memory");
@@ -304,14 +296,7 @@ fn a_message_in_the_smallest_records_is_held_to_a_bound() {
 
 #[test]
 fn a_goodbye_is_said_once_and_heard() {
-    let authority = Authority::new();
-    let terms = terms(&authority, None);
-    let mut pair = Pair::new(
-        &terms,
-        &client_config(&authority, None, &VERSIONS),
-        usize::MAX,
-    );
-    pair.talk().expect("a handshake");
+    let mut pair = Pair::established(usize::MAX);
     let mut socket = Vec::new();
     pair.server.close(&mut socket);
     pair.hear(&socket);
