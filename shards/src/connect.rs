@@ -63,6 +63,8 @@ struct Refused {
 
 /// What a CONNECT costs, in packets or deliveries.
 const CONNECT_WORK: i64 = 32;
+/// Bytes of a CONNECT that count as much again: each property is looked at.
+const CONNECT_BYTES_PER_WORK: usize = 64;
 
 const SHUTTING_DOWN: &str = "the broker is shutting down";
 
@@ -85,7 +87,7 @@ impl Shard {
             }
             Err(error) => return self.refuse_malformed(slot, frame, error),
         };
-        self.work -= CONNECT_WORK;
+        self.work -= CONNECT_WORK + (size / CONNECT_BYTES_PER_WORK) as i64;
         let connection = &mut self.wires.slots[slot as usize];
         connection.version = connect.version;
         connection.bridge = connect.bridge;

@@ -47,7 +47,7 @@ pub(crate) const CARRY_BYTES: usize = 16 * 1024;
 /// Packets and deliveries of a turn; at some 50 to 100 ns each this is well below a millisecond.
 pub(crate) const WORK_MAX: i64 = 8_000;
 /// The part of a turn that goes to connections in the middle of a large packet: some 512 KiB, and what comes of them.
-const BULK_WORK: i64 = 2_000;
+pub(crate) const BULK_WORK: i64 = 2_000;
 /// Sockets written to in a turn; at one to two microseconds each this is well below a millisecond.
 const FLUSHES_MAX: usize = 512;
 /// Sockets accepted in a turn; at some ten microseconds each this is below a millisecond.
@@ -59,7 +59,7 @@ const EVENTS_MAX: usize = 512;
 /// Large fan-outs under way; above this no more publishes are decoded.
 const FAN_OUTS_MAX: usize = 16;
 /// What closing a connection costs, in packets or deliveries.
-const CLOSE_WORK: i64 = 48;
+pub(crate) const CLOSE_WORK: i64 = 48;
 /// How long a listener rests when the process has no file descriptor left (ms).
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -486,6 +486,15 @@ impl Shard {
         }
     }
 
+    /// A large packet is there as a whole: it is the first of its kind in the next turn.
+    pub(crate) fn make_next(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        if !connection.ready {
+            connection.ready = true;
+            self.bulk.push_front(slot);
+        }
+    }
+
     fn accept(&mut self, index: usize) {
         if self.draining.is_some() {
             return;
@@ -722,6 +731,10 @@ impl Shard {
     /// Large packets on their way: with a small part of a turn, which they get in every turn.
     fn serve_bulk(&mut self) {
         let before = self.work;
+        if before < -BULK_WORK {
+            // the last of the others was a large one itself
+            return;
+        }
         self.work = BULK_WORK;
         for _ in 0..self.bulk.len() {
             if self.stops_serving() {

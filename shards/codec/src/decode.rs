@@ -681,8 +681,8 @@ fn reason_properties<'a>(
 
 /// Both strings are UTF-8 [MQTT5-1.5.7-1].
 fn user_property(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
-    reader.string()?;
-    reader.string()?;
+    reader.skip_string()?;
+    reader.skip_string()?;
     Ok(())
 }
 

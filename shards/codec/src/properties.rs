@@ -302,8 +302,8 @@ impl<'a> PublishProperties<'a> {
                 }
                 id::USER_PROPERTY => {
                     // [MQTT5-1.5.7-1]
-                    reader.string()?;
-                    reader.string()?;
+                    reader.skip_string()?;
+                    reader.skip_string()?;
                 }
                 _ => return Err(ErrorKind::PropertyNotAllowed.into()),
             }

@@ -116,6 +116,19 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
+    /// Passes over a UTF-8 string that nobody looks at now; it is checked all the same. Mostly they are ASCII, which takes
+    /// one pass over a few bytes.
+    #[inline]
+    pub(crate) fn skip_string(&mut self) -> Result<(), DecodeError> {
+        let mut rest = *self;
+        let bytes = rest.binary()?;
+        if bytes.iter().all(|byte| (1..0x80).contains(byte)) {
+            *self = rest;
+            return Ok(());
+        }
+        self.string().map(|_| ())
+    }
+
     /// Never 0: [MQTT-2.3.1-1] [MQTT5-2.2.1-3]
     #[inline]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
