@@ -58,8 +58,8 @@ const TIMERS_MIN: usize = 64;
 const EVENTS_MAX: usize = 512;
 /// Large fan-outs under way; above this no more publishes are decoded.
 const FAN_OUTS_MAX: usize = 16;
-/// What closing a connection costs, in packets or deliveries.
-pub(crate) const CLOSE_WORK: i64 = 48;
+/// What closing a connection costs, in packets or deliveries: mostly the kernel's part.
+pub(crate) const CLOSE_WORK: i64 = 128;
 /// How long a listener rests when the process has no file descriptor left (ms).
 const ACCEPT_PAUSE_MS: u64 = 100;
 
