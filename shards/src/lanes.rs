@@ -260,3 +260,46 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corqtt_codec::{Payload, QoS, TopicName};
+    use corqtt_port::lane;
+
+    #[test]
+    fn a_batch_is_sent_before_it_is_large() {
+        let (to, inbox) = lane::blocking();
+        let mut lane = Lane::new(to);
+        let many = BATCH_ITEMS_MAX as u64 * 2 + 1;
+        for payload in [vec![b'x'; 2], vec![b'x'; SHARED_PAYLOAD_BYTES_MIN - 1]] {
+            let message = MessageRef {
+                topic: TopicName::trusted("topic"),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                properties: &[],
+                expires_at_ms: None,
+                payload: Payload::borrowed(&payload),
+            };
+            let first = lane.next;
+            for number in first..first + many {
+                let pushed = lane.push_publish(ShardId(0), &message, 0, true, &[], false);
+                assert_eq!(pushed, number);
+            }
+            lane.flush();
+            let mut messages = Vec::new();
+            inbox.wait(&mut messages, None);
+            let mut expected = first;
+            for message in messages {
+                let ToShard::Batch(batch) = message else {
+                    panic!("a batch");
+                };
+                assert_eq!(batch.first, expected);
+                assert!(batch.items.len() <= BATCH_ITEMS_MAX);
+                assert!(batch.text.len() < BATCH_TEXT_BYTES_MAX + 2 * SHARED_PAYLOAD_BYTES_MIN);
+                expected += batch.items.len() as u64;
+            }
+            assert_eq!(expected, first + many, "none is missing");
+        }
+    }
+}

@@ -50,6 +50,23 @@ def test_dup_of_the_publisher_is_not_passed_on(wire, version, qos, subscribers):
     assert not woken.expect_message().dup
 
 
+def test_retained_messages_come_behind_suback(wire, version):
+    """They might come before it, but a client that stops at its first message would never have seen its SUBACK."""
+    topic = unique("t/")
+    publisher = wire(version)
+    publisher.connect()
+    names = {f"{topic}/{at}" for at in range(40)}
+    for name in names:
+        publisher.publish(name, b"x", qos=1, retain=True)
+    for _ in range(10):
+        client = wire(version)
+        client.connect()
+        client.send(subscribe(version, 1, (f"{topic}/+", 0)))
+        client.expect(SUBACK)
+        assert {client.expect_message().topic for _ in names} == names
+        client.close()
+
+
 @pytest.mark.parametrize("dup", (False, True))
 def test_packet_id_after_puback_is_a_new_message(wire, version, dup):
     """[MQTT-4.3.2-2] [MQTT5-4.3.2-5]: whatever DUP says."""
