@@ -28,6 +28,8 @@ const ACKS_WAITING_MAX: usize = 16 * 1024;
 /// Bytes of a large packet that count as much as a small packet does. They are copied twice, mostly to memory that the
 /// kernel has to find first.
 const BYTES_PER_WORK: usize = 64;
+/// The same for bytes of small packets, beside what the packets cost.
+const SMALL_BYTES_PER_WORK: usize = 256;
 /// The same for bytes that pass through layers: the smallest frames have six.
 const LAYERED_BYTES_PER_WORK: usize = 64;
 /// The same for memory that is given back: 4 KiB take the kernel some 200 ns.
@@ -150,7 +152,11 @@ impl Shard {
         if filled <= CARRY_BYTES && self.wires.slots[slot as usize].readable {
             let room = scratch.len().min(filled + READ_BYTES);
             match self.read(slot, &mut scratch[filled..room]) {
-                Some(count) => filled += count,
+                Some(count) => {
+                    filled += count;
+                    // large names and properties cost by their bytes
+                    self.work -= (count / SMALL_BYTES_PER_WORK) as i64;
+                }
                 None => alive = false,
             }
             // layers may have taken all of it for themselves

@@ -20,6 +20,10 @@ use crate::wires::Stage;
 
 /// Topics looked at for one page.
 const PAGE_ENTRIES: usize = 256;
+/// What a page costs, in packets or deliveries.
+const PAGE_WORK: i64 = PAGE_ENTRIES as i64 * 4;
+/// What a message out of it costs beside its delivery: nobody has looked at it for long.
+const RETAINED_WORK: i64 = 6;
 /// Topics that are remembered because they came live; of more than these a copy may come twice.
 const SEEN_MAX: usize = 65_536;
 /// Subscriptions in a queue that were ended or made anew, beyond those that count, before the queue is cleaned.
@@ -210,6 +214,7 @@ impl Shard {
                 .get(&message.topic)
                 .is_none_or(|seen| *seen < number)
             {
+                self.work -= RETAINED_WORK;
                 self.send_retained_message(slot, &message, sub);
             }
             return true;
@@ -223,7 +228,7 @@ impl Shard {
             return true;
         };
         if shard == usize::from(self.me.0) {
-            self.work -= PAGE_ENTRIES as i64 / 4;
+            self.work -= PAGE_WORK;
             let mut messages = Vec::new();
             let filter = TopicFilter::trusted(&paging.filter);
             let now_ms = self.now.wall_ms;
@@ -284,7 +289,7 @@ impl Shard {
             self.now.wall_ms,
             &mut messages,
         );
-        self.work -= PAGE_ENTRIES as i64 / 4;
+        self.work -= PAGE_WORK;
         let next = (!finished).then_some(cursor);
         let page = RetainedPage {
             from: self.me,

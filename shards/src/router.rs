@@ -29,6 +29,9 @@ pub(crate) const FAN_OUT_INLINE: usize = 4096;
 pub(crate) const REFUSED: &str =
     "a message that a full queue (queue-full: reject) or a limit on retained messages refused";
 
+/// What keeping a retained message costs, in packets or deliveries.
+const RETAIN_WORK: i64 = 8;
+
 /// Messages of a queue that are redispatched, or ended, at once.
 const REDISPATCHED_MAX: usize = 256;
 
@@ -715,6 +718,7 @@ impl Shard {
 
     /// False: a limit leaves no room for it.
     fn retain_here(&mut self, message: Arc<Message>, stamp: Stamp) -> bool {
+        self.work -= RETAIN_WORK;
         let is_system = corqtt_topics::is_system(&message.topic);
         let is_limited = self.config.limits.retained() && !is_system;
         if is_limited && let Err(limit) = self.room_for_retained(&message, stamp) {

@@ -30,7 +30,7 @@ type Codes = SmallVec<[u8; 16]>;
 /// Filters of one part, which is what one turn handles of a packet and what auth is asked at once.
 const PART_FILTERS: usize = 256;
 /// What a filter costs, in packets or deliveries.
-const FILTER_WORK: i64 = 8;
+const FILTER_WORK: i64 = 16;
 
 /// A SUBSCRIBE or UNSUBSCRIBE that is being handled.
 #[derive(Debug)]
