@@ -36,7 +36,7 @@ pub use decode::{connect_version, decode, decode_ack, decode_publish};
 pub use encode::{PublishHeader, SubscribeFiltersBuf, UnsubscribeFiltersBuf, encode, encode_ack};
 pub use error::{DecodeError, ErrorKind};
 pub use frame::{Frame, frame, frame_len, packet_type};
-pub use message::{Message, MessageRef, Payload};
+pub use message::{Message, MessageId, MessageRef, Payload};
 pub use packet::*;
 pub use properties::{
     InvalidProperty, PropertiesBuf, PublishProperties, SUBSCRIPTION_ID_MAX, SubscriptionIds,

@@ -61,6 +61,44 @@ pub struct MessageRef<'a> {
     pub payload: Payload<'a>,
 }
 
+/// Names a message that a node keeps, for as long as any session there has it; never used twice. Ordered by the start
+/// that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId {
+    /// Starts of the broker before this one, on its store.
+    pub start: u32,
+    /// Counts the messages of that shard in that start.
+    pub number: u64,
+    /// The shard where it was published.
+    pub shard: u8,
+}
+
+impl MessageId {
+    /// Size of [`MessageId::to_bytes`].
+    pub const BYTES: usize = 13;
+
+    /// As a key of a store: in the same order as the ids.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..4].copy_from_slice(&self.start.to_be_bytes());
+        bytes[4..12].copy_from_slice(&self.number.to_be_bytes());
+        bytes[12] = self.shard;
+        bytes
+    }
+
+    /// What [`MessageId::to_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [s0, s1, s2, s3, n0, n1, n2, n3, n4, n5, n6, n7, shard] = bytes;
+        Self {
+            start: u32::from_be_bytes([s0, s1, s2, s3]),
+            number: u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]),
+            shard,
+        }
+    }
+}
+
 /// A message that is kept: in a queue, inflight, retained, or as a will.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
