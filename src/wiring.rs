@@ -100,6 +100,7 @@ impl Broker {
                 marks,
                 admission: admission.clone(),
                 clients: clients.clone(),
+                restored: None,
             };
             shards.push(start(ShardId(number), &config, ports)?);
         }
@@ -190,7 +191,7 @@ impl Edges {
                 let seed = seed.wrapping_mul(1000) + u64::from(shard) * 100;
                 let own = &inboxes[usize::from(shard)];
                 let auth = LateAuth::new(delaying(own.clone(), seed, false), ToShard::Auth);
-                let store = LateStore::new(delaying(own.clone(), seed + 1, false), ToShard::Kept);
+                let store = LateStore::new(delaying(own.clone(), seed + 1, false), ToShard::Store);
                 let marks = (2..)
                     .zip(inboxes)
                     .map(|(n, inbox)| delaying(inbox.clone(), seed + n, true))
@@ -287,6 +288,8 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
         limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
         hash_seed: u64::from_ne_bytes(seed),
+        stamp_base: 0,
+        start: 0,
     })
 }
 

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use corqtt_codec::{Message, QoS, ReasonCode};
+use corqtt_codec::{Message, MessageId, QoS, ReasonCode};
 use corqtt_port::ConnectionKey;
 use corqtt_port::admin::{Answer, Ask, Client, Query, Reply};
+use corqtt_port::store::Op;
 use corqtt_session::{Frame, Grant, Leftover, Outgoing};
 use corqtt_topics::{ClientKey, ShardId};
 
@@ -19,6 +20,7 @@ use crate::wires::{Close, NONE, Stage, Why};
 #[derive(Debug)]
 pub(crate) struct FanOut {
     pub(crate) message: Arc<Message>,
+    pub(crate) id: Option<MessageId>,
     pub(crate) targets: Vec<Target>,
     pub(crate) position: usize,
     pub(crate) source: Source,
@@ -118,9 +120,17 @@ impl Shard {
                 return self.jobs.push_back(Job::Wills(session));
             }
             let slot = &mut self.sessions.slots[session as usize];
+            // what waits for its delay in a session that is kept goes on waiting after the next start
+            let stays = slot.session.is_kept() && slot.session.will_waits();
             if slot.used
+                && !stays
                 && let Some(will) = slot.session.take_will()
             {
+                if slot.session.is_kept() {
+                    let client_id = slot.client_id();
+                    let will = None;
+                    self.keeping.push(Op::Will { client_id, will });
+                }
                 let testator = self.testator(session);
                 self.send_will(*will, testator);
             }
@@ -136,7 +146,8 @@ impl Shard {
             return;
         };
         let mut frame = Frame::default();
-        let mut outgoing = Outgoing::kept(&job.message, &mut frame);
+        let mut outgoing = Outgoing::kept(&job.message, &mut frame).named(job.id);
+        job.routed.strict = true;
         let end = job.targets.len().min(job.position + FAN_OUT_INLINE);
         for target in &job.targets[job.position..end] {
             let slot = &self.sessions.slots[target.client.0 as usize];
@@ -164,9 +175,11 @@ impl Shard {
         }
         match job.next {
             Next::Release(waiter) => {
-                let token = self.last_token();
-                if job.routed.stored && !job.routed.refused && token > self.kept {
-                    self.store_waiters.push_back((token, waiter));
+                if let Some(receipt) = job.routed.receipt {
+                    self.keeping.close_receipt(receipt);
+                }
+                if job.routed.stored && !job.routed.refused && self.keeping.lags() {
+                    self.keeping.wait(waiter);
                 } else {
                     let mut resolved = std::mem::take(&mut self.resolved);
                     resolved.push((waiter, job.routed.refused));

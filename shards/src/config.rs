@@ -234,8 +234,12 @@ pub struct Config {
     pub limits: Limits,
     /// How shared groups choose.
     pub strategy: Strategy,
-    /// Same for all shards, drawn at start: client ids cannot be aimed at a shard.
+    /// Same for all shards, drawn at start or kept by the store: client ids cannot be aimed at a shard.
     pub hash_seed: u64,
+    /// What the stamps of retained messages begin with (ns): above all that a store has.
+    pub stamp_base: u64,
+    /// Starts of the broker on its store before this one.
+    pub start: u32,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! CONNECT to CONNACK: checks, placement, auth, take-over, resume (sections 3.1 and 3.2).
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use corqtt_codec::{
     ConnAck, ConnAckProperties, Connect, Frame, Packet, QoS, ReasonCode, Version, decode, encode,
@@ -9,7 +10,7 @@ use corqtt_codec::{
 use corqtt_port::ConnectionKey;
 use corqtt_port::auth::{Identity, Question, Verdict, Wish};
 use corqtt_port::events::Event;
-use corqtt_port::store::Op;
+use corqtt_port::store::{self, Op};
 use corqtt_session::{Opening, Session, Will};
 
 use crate::connection::keep_alive_ms;
@@ -65,6 +66,14 @@ struct Refused {
 const CONNECT_WORK: i64 = 32;
 /// Bytes of a CONNECT that count as much again: each property is looked at.
 const CONNECT_BYTES_PER_WORK: usize = 64;
+
+fn kept_will(will: &Will) -> store::Will {
+    store::Will {
+        message: Arc::new(will.message.clone()),
+        delay_secs: will.delay_secs,
+        expiry_secs: will.expiry_secs,
+    }
+}
 
 const SHUTTING_DOWN: &str = "the broker is shutting down";
 
@@ -457,22 +466,58 @@ impl Shard {
         connection.stage = Stage::Connecting;
         let terms = self.terms(connect, session_present, assigned, authentication);
         let persistent = terms.opening.session_expiry_secs > 0;
-        if self.records && (persistent || ended) {
-            let state = &self.sessions.slots[session as usize].session;
-            self.ops.push(Op::Session {
-                client_id: state.client_id().into(),
-                username: state.username().map(Into::into),
-                expiry_secs: terms.opening.session_expiry_secs,
-                fresh: !session_present,
-            });
-            self.store_waiters
-                .push_back((self.next_token, Waiter::Connect(self.wires.key(slot))));
+        let state = &mut self.sessions.slots[session as usize].session;
+        if self.keeping.records && (persistent || ended || state.is_kept()) {
+            if persistent {
+                state.keep();
+            }
+            self.keep_session(session, &terms.opening, !session_present);
+            self.keeping.wait(Waiter::Connect(self.wires.key(slot)));
             let connection = &mut self.wires.slots[slot as usize];
             connection.asking = true;
             connection.pending = Some(Box::new(Pending::Open(Box::new(terms))));
             return;
         }
         self.finish_connect(slot, terms);
+    }
+
+    /// The store is to have a session with these terms.
+    fn keep_session(&mut self, session: u32, opening: &Opening, fresh: bool) {
+        let slot = &mut self.sessions.slots[session as usize];
+        if !slot.session.is_kept() {
+            return;
+        }
+        let client_id = slot.client_id();
+        let terms = store::Terms {
+            username: slot.session.username().map(Into::into),
+            version: opening.version,
+            expiry_secs: opening.session_expiry_secs,
+        };
+        self.keeping.push(Op::Session {
+            client_id: client_id.clone(),
+            terms,
+            fresh,
+        });
+        let will = opening.will.as_deref().map(kept_will);
+        if will.is_some() || !fresh {
+            self.keeping.push(Op::Will { client_id, will });
+        }
+    }
+
+    /// The terms of a session have changed while it is connected.
+    pub(crate) fn keep_terms(&mut self, session: u32) {
+        let slot = &mut self.sessions.slots[session as usize];
+        let client_id = slot.client_id();
+        let terms = store::Terms {
+            username: slot.session.username().map(Into::into),
+            version: slot.session.version(),
+            expiry_secs: slot.session.session_expiry_secs(),
+        };
+        self.keeping.push(Op::Session {
+            client_id,
+            terms,
+            fresh: false,
+        });
     }
 
     fn terms(

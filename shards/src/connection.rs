@@ -2,11 +2,13 @@
 //! A connection from its first byte to its end: reading, decoding, deadlines, closing, moving to another shard.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use corqtt_codec::{Disconnect, Packet, ReasonCode, encode, frame, frame_len};
 use corqtt_port::events::Event;
+use corqtt_port::store::Op;
 use corqtt_session::Deadline;
 use corqtt_topics::ClientKey;
 use corqtt_transport::{Carry, reserve_for_read};
@@ -653,7 +655,13 @@ impl Shard {
             }
             return;
         }
+        let had_will = slot.session.has_will();
         let closed = slot.session.close(keep_will, self.now);
+        if slot.session.is_kept() && !closed.ended {
+            let will_gone = had_will && !slot.session.has_will();
+            let client_id = slot.client_id();
+            self.keep_left(client_id, will_gone);
+        }
         let testator = closed.will.as_ref().and_then(|_| self.testator(session));
         if closed.ended {
             self.end_session(session);
@@ -668,6 +676,7 @@ impl Shard {
             let unsent = self.sessions.slots[session as usize]
                 .session
                 .take_unsent_shared();
+            self.note_news(session);
             if !unsent.is_empty() {
                 self.redispatch(unsent, Some(client));
             }
@@ -677,6 +686,19 @@ impl Shard {
         }
     }
 
+    /// The connection of a session that is kept has ended.
+    fn keep_left(&mut self, client_id: Arc<str>, will_gone: bool) {
+        if will_gone {
+            let client_id = client_id.clone();
+            self.keeping.push(Op::Will {
+                client_id,
+                will: None,
+            });
+        }
+        let at_ms = self.now.wall_ms;
+        self.keeping.push(Op::Left { client_id, at_ms });
+    }
+
     /// A session is over: its subscriptions, queue and will with it; retained messages are no part of it
     /// `[MQTT-3.1.2-7]`.
     pub(crate) fn end_session(&mut self, session: u32) {
@@ -684,10 +706,9 @@ impl Shard {
         let will = slot.session.take_will();
         let testator = will.as_ref().and_then(|_| self.testator(session));
         let slot = &mut self.sessions.slots[session as usize];
-        if self.records && slot.session.is_persistent() {
-            self.ops.push(corqtt_port::store::Op::SessionEnded {
-                client_id: slot.session.client_id().into(),
-            });
+        if self.keeping.records && slot.session.is_kept() {
+            let client_id = slot.client_id();
+            self.keeping.push(Op::SessionEnded { client_id });
         }
         self.meter.inflight_ended(slot.session.inflight_len());
         let unsent = slot.session.into_unsent();
@@ -789,6 +810,14 @@ impl Shard {
             Some(Deadline::Expiry(_)) => self.end_session(session),
             Some(Deadline::Will(_)) => {
                 if let Some(will) = slot.session.take_will() {
+                    if slot.session.is_kept() {
+                        let client_id = slot.client_id();
+                        self.keeping.push(Op::Will {
+                            client_id,
+                            will: None,
+                        });
+                    }
+                    let slot = &self.sessions.slots[session as usize];
                     if let Some(next) = slot.session.poll_deadline() {
                         self.session_deadline(session, next.at_ms());
                     }

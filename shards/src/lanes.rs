@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use corqtt_codec::{Message, MessageRef};
+use corqtt_codec::{Message, MessageId, MessageRef};
 use corqtt_port::ConnectionKey;
 use corqtt_port::admin::Query;
 use corqtt_port::auth::Answer;
@@ -13,8 +13,8 @@ use corqtt_port::lane::Sender;
 use corqtt_port::routes::{
     Batch, Item, Mark, Publish, RetainedAsk, RetainedPage, SHARED_PAYLOAD_BYTES_MIN,
 };
-use corqtt_port::store::Token;
-use corqtt_session::AckKey;
+use corqtt_port::store::Answer as Stored;
+use corqtt_session::{AckKey, Receipt};
 use corqtt_topics::{Interest, ShardId, Stamp};
 
 use crate::layers::Layered;
@@ -46,8 +46,12 @@ pub enum ToShard {
     RetainedPage(RetainedPage),
     /// From auth; see [`Answer`].
     Auth(Answer),
-    /// From the store: batches up to this one are kept. Cumulative.
-    Kept(Token),
+    /// From the store; see [`Stored`].
+    Store(Stored),
+    /// From main, once at a start: answer as soon as the other shards know what this one's subscribers want.
+    Restored(Sender<ShardId>),
+    /// From main, when all shards have answered that: clients may come.
+    Listen,
     /// From an operator; see [`Query`].
     Admin(Query),
     /// From main, at SIGTERM: once per step; main waits for the answer, up to the drain timeout.
@@ -91,6 +95,8 @@ pub(crate) enum Waiter {
     Connect(ConnectionKey),
     /// A mark that is due to another shard.
     Mark { to: ShardId, upto: u64 },
+    /// Whoever waits for that receipt.
+    Receipt(Receipt),
 }
 
 /// The stream to one other shard.
@@ -101,10 +107,14 @@ pub(crate) struct Lane {
     next: u64,
     /// The receiver is done with all items up to this one; `marked < next`.
     pub(crate) marked: u64,
+    /// The receiver has kept what there was to keep of all items up to this one; at most `marked`.
+    kept: u64,
     /// The last item that told an interest.
     pub(crate) last_interest: u64,
     batch: Option<Batch>,
-    /// (item, who waits for its mark), ascending.
+    /// (item, who waits until it is done), ascending.
+    awaiting_done: VecDeque<(u64, Waiter)>,
+    /// (item, who waits until it is kept), ascending.
     awaiting: VecDeque<(u64, Waiter)>,
     /// (last item, bytes) of batches that are not marked, ascending.
     unmarked: VecDeque<(u64, usize)>,
@@ -117,8 +127,10 @@ impl Lane {
             to,
             next: 1,
             marked: 0,
+            kept: 0,
             last_interest: 0,
             batch: None,
+            awaiting_done: VecDeque::new(),
             awaiting: VecDeque::new(),
             unmarked: VecDeque::new(),
             unmarked_bytes: 0,
@@ -159,7 +171,11 @@ impl Lane {
         self.push(me, Item::Retain(message, stamp))
     }
 
-    /// Appends a message; returns its number.
+    /// Appends a message, with its name where stores are to keep it and whether its record owes it; returns its number.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one entry of a batch"
+    )]
     pub(crate) fn push_publish(
         &mut self,
         me: ShardId,
@@ -168,6 +184,7 @@ impl Lane {
         plain: bool,
         groups: &[&str],
         is_awaited: bool,
+        name: Option<(MessageId, bool)>,
     ) -> u64 {
         let is_large = |batch: &Batch| {
             batch.items.len() >= BATCH_ITEMS_MAX || batch.text.len() >= BATCH_TEXT_BYTES_MAX
@@ -202,13 +219,20 @@ impl Lane {
             publisher,
             plain,
             groups: groups_start..batch.text.len() as u32,
+            id: name.map(|(id, _)| id),
+            is_owed: name.is_some_and(|(_, is_owed)| is_owed),
         };
         self.push(me, Item::Publish(publish))
     }
 
-    /// `waiter` is told when `item` is marked.
+    /// `waiter` is told when `item` is kept.
     pub(crate) fn wait(&mut self, item: u64, waiter: Waiter) {
         self.awaiting.push_back((item, waiter));
+    }
+
+    /// `waiter` is told when `item` is done.
+    pub(crate) fn wait_done(&mut self, item: u64, waiter: Waiter) {
+        self.awaiting_done.push_back((item, waiter));
     }
 
     /// Sends what was gathered.
@@ -244,10 +268,16 @@ impl Lane {
         let upto = mark.upto;
         debug_assert!(upto < self.next);
         self.marked = self.marked.max(upto);
-        while let Some((item, waiter)) = self.awaiting.front() {
-            if *item > self.marked {
-                break;
-            }
+        self.kept = self.kept.max(mark.kept);
+        while let Some((item, waiter)) = self.awaiting_done.front()
+            && *item <= self.marked
+        {
+            resolved.push((*waiter, false));
+            self.awaiting_done.pop_front();
+        }
+        while let Some((item, waiter)) = self.awaiting.front()
+            && *item <= self.kept
+        {
             resolved.push((*waiter, mark.refused.contains(item)));
             self.awaiting.pop_front();
         }

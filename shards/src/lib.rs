@@ -21,6 +21,7 @@ mod connect;
 mod connection;
 mod driver;
 mod extended;
+mod keeping;
 mod lanes;
 mod layers;
 mod limits;
@@ -29,6 +30,7 @@ mod memory;
 mod numbers;
 mod packets;
 mod rate;
+mod restore;
 mod retain;
 mod router;
 mod sessions;
@@ -48,4 +50,29 @@ pub use lanes::{DrainStep, HandOff, ToShard};
 pub use limits::Limited;
 pub use listener::{BindError, Bound, Place, bind, bind_unix, listen_alone};
 pub use numbers::Clients;
+pub use restore::Restored;
 pub use shard::{Ports, Shard};
+
+/// A step of the order in which a message is kept and sent: tests end the process there.
+#[cfg(feature = "doubles")]
+pub(crate) fn crash_point(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let wanted = WANTED.get_or_init(|| {
+        let wanted = std::env::var("CORQTT_CRASH_AT").ok()?;
+        let (name, count) = wanted.split_once(':')?;
+        Some((name.to_owned(), count.parse().ok()?))
+    });
+    if let Some((wanted, count)) = wanted
+        && wanted == name
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
+    {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(feature = "doubles"))]
+#[inline]
+pub(crate) const fn crash_point(_name: &str) {}

@@ -8,12 +8,13 @@ use corqtt_codec::{
 };
 use corqtt_port::auth::{Answer, Verdict, Wish};
 use corqtt_port::events::Event;
-use corqtt_port::store::Op;
-use corqtt_session::{Inbound, PublishTopic, SHARED_PAYLOAD_BYTES_MIN};
+use corqtt_port::store::{Op, Owed};
+use corqtt_session::{Inbound, PublishTopic, Receipt, SHARED_PAYLOAD_BYTES_MIN};
 use corqtt_topics::{ClientKey, Publisher};
 
 use crate::background::Next;
 use crate::connect::Pending;
+use crate::keeping::Forward;
 use crate::lanes::Waiter;
 use crate::limits::Limited;
 use crate::router::{REFUSED, Routed, Source};
@@ -283,11 +284,11 @@ impl Shard {
         };
         let (qos, id) = (publish.qos, publish.packet_id);
         let routed = self.route(message, publisher, Source::Client(key), || Next::Nothing);
-        self.acknowledge(slot, qos, id, &routed);
+        self.acknowledge(slot, qos, id, routed);
     }
 
     /// The message of a PUBLISH went where it should: acknowledge it, now or when the answers are in.
-    fn acknowledge(&mut self, slot: u32, qos: QoS, id: Option<PacketId>, routed: &Routed) {
+    fn acknowledge(&mut self, slot: u32, qos: QoS, id: Option<PacketId>, routed: Routed) {
         if qos == QoS::AtMostOnce {
             return;
         }
@@ -297,26 +298,65 @@ impl Shard {
             // [MQTT-4.8.0-2] before 5.0 there is no way to refuse but to close without an acknowledgement
             return self.violation(slot, ReasonCode::QUOTA_EXCEEDED, REFUSED);
         }
-        let owed =
-            routed.owed.len() as u16 + u16::from(routed.stored) + u16::from(routed.continues);
+        let mut routed = routed;
+        // a QoS 2 publisher that is kept: PUBREC waits until the store has the packet id
+        let is_kept = self.sessions.slots[session as usize].session.is_kept();
+        let recorded = is_kept && qos == QoS::ExactlyOnce && self.keeping.records;
+        routed.stored |= recorded;
+        routed.strict |= recorded;
+        let held = routed.held.take();
+        let owed = routed.owed.len() as u16
+            + held.as_ref().map_or(0, |owed| owed.shards.count_ones() as u16)
+            + u16::from(routed.stored)
+            + u16::from(routed.continues);
         let out = self.wires.output(slot);
         let state = &mut self.sessions.slots[session as usize];
         let key = state
             .session
             .acknowledge(qos, id, routed.reason(), owed, out);
+        let generation = state.generation;
+        self.note_news(session);
         if let Some(key) = key {
             let waiter = Waiter::Ack {
                 session,
-                generation: state.generation,
+                generation,
                 key,
             };
-            self.await_answers(routed, waiter);
+            if let (Some(owed), Some(packet_id)) = (held, id) {
+                self.hold(session, packet_id, *owed, waiter, recorded);
+            }
+            self.await_answers(&routed, waiter);
             if routed.continues
                 && let Some(fan_out) = self.fan_outs.back_mut()
             {
                 fan_out.next = Next::Release(waiter);
             }
         }
+    }
+
+    /// The record of a QoS 2 message says which shards are still to get it, and they do once that is kept.
+    fn hold(
+        &mut self,
+        session: u32,
+        packet_id: PacketId,
+        owed: Owed,
+        waiter: Waiter,
+        recorded: bool,
+    ) {
+        if recorded {
+            let client_id = self.sessions.slots[session as usize].client_id();
+            let owed = owed.clone();
+            self.keeping.push(Op::Owed {
+                client_id,
+                packet_id,
+                owed,
+            });
+        }
+        self.keeping.forward(Forward {
+            owed,
+            waiter,
+            recorded,
+        });
     }
 
     #[inline]
@@ -326,9 +366,14 @@ impl Shard {
         let before = state.inflight_len();
         match kind {
             PUBACK => {
-                state.handle_puback(id, reason, &mut self.drops);
+                let receipt = state.handle_puback(id, reason, &mut self.drops);
                 let connection = &mut self.wires.slots[slot as usize];
                 connection.acked = connection.acked.saturating_add(1);
+                if let Some(receipt) = receipt
+                    && receipt != Receipt::default()
+                {
+                    self.receipt_done(receipt);
+                }
             }
             PUBREC => {
                 let out = self.wires.output(slot);
@@ -336,7 +381,15 @@ impl Shard {
             }
             PUBREL => {
                 let out = self.wires.output(slot);
-                state.handle_pubrel(id, out);
+                if let Some(key) = state.handle_pubrel(id, out) {
+                    let generation = self.sessions.slots[session as usize].generation;
+                    self.note_news(session);
+                    self.keeping.wait(Waiter::Ack {
+                        session,
+                        generation,
+                        key,
+                    });
+                }
             }
             _ => {
                 state.handle_pubcomp(id);
@@ -344,6 +397,8 @@ impl Shard {
                 connection.acked = connection.acked.saturating_add(1);
             }
         }
+        self.note_news(session);
+        let state = &mut self.sessions.slots[session as usize].session;
         self.meter.inflight_changed(before, state.inflight_len());
         if kind != PUBREL && state.wants_pump(&self.config.session) {
             self.pump(session);
@@ -360,9 +415,8 @@ impl Shard {
             if let Err(violation) = state.set_session_expiry(secs) {
                 return self.violation(slot, violation.reason, violation.text);
             }
-            if self.records && was_persistent && secs == 0 {
-                let client_id = state.client_id().into();
-                self.ops.push(Op::SessionEnded { client_id });
+            if self.keeping.records && was_persistent {
+                self.keep_terms(session);
             }
         }
         // [MQTT-3.1.2-10] [MQTT5-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.14.4-3]

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use corqtt_codec::{Message, MessageRef, Payload, QoS, ReasonCode};
+use corqtt_codec::{Message, MessageId, MessageRef, Payload, QoS, ReasonCode};
 use corqtt_port::ConnectionKey;
 use corqtt_port::routes::{Batch, Item, Publish};
-use corqtt_port::store::{Op, Token};
+use corqtt_port::store::{Op, Owed};
 use corqtt_session::{
-    Delivered, DropReason, Frame, Grant, Leftover, Outgoing, QueueFull, SHARED_PAYLOAD_BYTES_MIN,
-    Will,
+    Delivered, DropReason, Frame, Grant, Leftover, Outgoing, QueueFull, Receipt,
+    SHARED_PAYLOAD_BYTES_MIN, Will,
 };
 use corqtt_topics::{Choice, ClientKey, Hit, Matches, Publisher, ShardId, Stamp};
 use rustix::time::{ClockId, clock_gettime};
@@ -51,8 +51,14 @@ pub(crate) enum Source {
 pub(crate) struct Routed {
     /// (lane, item) whose mark the publisher waits for.
     pub(crate) owed: SmallVec<[(u8, u64); 2]>,
-    /// Persistent sessions of this shard have it: the publisher waits for this turn's batch.
+    /// Persistent sessions of this shard have it: the publisher waits for the store's next batch.
     pub(crate) stored: bool,
+    /// Only for these sessions, and not longer than until they have done with it.
+    pub(crate) receipt: Option<Receipt>,
+    /// Something else is in that batch too: it is waited for in any case.
+    pub(crate) strict: bool,
+    /// Shards that get it when its record is kept.
+    pub(crate) held: Option<Box<Owed>>,
     /// Somebody wants it.
     pub(crate) matched: bool,
     /// A full queue refused it, or it could not be retained, and its publisher is to be told.
@@ -72,6 +78,37 @@ impl Routed {
             ReasonCode::NO_MATCHING_SUBSCRIBERS
         }
     }
+}
+
+/// The message goes to that shard when its record is kept.
+fn hold_back(
+    outgoing: &mut Outgoing<'_>,
+    publisher: Publisher,
+    shard: u8,
+    plain: bool,
+    groups: &[&str],
+    routed: &mut Routed,
+    of: u8,
+) {
+    let Some(id) = outgoing.id() else { return };
+    let bit = ShardId(shard).bit();
+    let owed = routed.held.get_or_insert_with(|| {
+        Box::new(Owed {
+            id,
+            message: outgoing.keep(),
+            publisher: publisher.client_id_hash,
+            shards: 0,
+            plain: 0,
+            of,
+            groups: Vec::new(),
+        })
+    });
+    owed.shards |= bit;
+    if plain {
+        owed.plain |= bit;
+    }
+    let groups = groups.iter().map(|group| ((*group).into(), ShardId(shard)));
+    owed.groups.extend(groups);
 }
 
 impl Shard {
@@ -102,7 +139,10 @@ impl Shard {
             ..Routed::default()
         };
         let mut frame = std::mem::take(&mut self.frame);
-        let mut outgoing = Outgoing::new(message, &mut frame).single(copies <= 1);
+        let id = self.keeping.name(self.me);
+        let mut outgoing = Outgoing::new(message, &mut frame)
+            .single(copies <= 1)
+            .named(id);
         // [MQTT-3.3.1-5] [MQTT5-3.3.1-5] [MQTT-3.3.1-12] [MQTT5-3.3.1-8]
         if message.retain && self.config.capabilities.retain {
             self.retain(&mut outgoing, &mut routed);
@@ -171,9 +211,14 @@ impl Shard {
                 }
             }
             let plain = matches.shards & bit != 0;
+            if self.holds_back(&message, publisher, shard, waits) {
+                hold_back(outgoing, publisher, shard, plain, &groups, routed, self.config.shards);
+                continue;
+            }
             self.send_away(
                 shard,
                 &message,
+                outgoing.id(),
                 publisher.client_id_hash,
                 plain,
                 &groups,
@@ -181,6 +226,27 @@ impl Shard {
                 routed,
             );
         }
+    }
+
+    /// A QoS 2 message of a publisher that is kept is recorded before it goes to another shard, if it is to be kept there:
+    /// after a crash its publisher sends it again, and only the record tells that it is the same. Others do not overtake it.
+    #[inline]
+    fn holds_back(
+        &self,
+        message: &MessageRef<'_>,
+        publisher: Publisher,
+        shard: u8,
+        waits: bool,
+    ) -> bool {
+        self.keeping.records
+            && message.qos == QoS::ExactlyOnce
+            && (waits && self.is_kept(publisher) || self.keeping.is_forwarding(shard))
+    }
+
+    fn is_kept(&self, publisher: Publisher) -> bool {
+        publisher.client.is_some_and(|client| {
+            self.sessions.slots[client.0 as usize].session.is_kept()
+        })
     }
 
     #[allow(
@@ -191,6 +257,7 @@ impl Shard {
         &mut self,
         shard: u8,
         message: &MessageRef<'_>,
+        id: Option<MessageId>,
         publisher: u64,
         plain: bool,
         groups: &[&str],
@@ -203,7 +270,8 @@ impl Shard {
             return;
         }
         let waits = waits && message.qos > QoS::AtMostOnce;
-        let item = lane.push_publish(self.me, message, publisher, plain, groups, waits);
+        let name = id.map(|id| (id, false));
+        let item = lane.push_publish(self.me, message, publisher, plain, groups, waits, name);
         if waits {
             routed.owed.push((shard, item));
         }
@@ -260,6 +328,7 @@ impl Shard {
         }
         self.fan_outs.push_back(FanOut {
             message: outgoing.keep(),
+            id: outgoing.id(),
             targets,
             position: 0,
             source,
@@ -278,7 +347,15 @@ impl Shard {
         routed: &mut Routed,
     ) {
         self.work -= 1;
-        let slot = &mut self.sessions.slots[client.0 as usize];
+        let session = client.0;
+        let qos = grant.qos.min(outgoing.message().qos);
+        let keeps = self.keeping.records
+            && qos > QoS::AtMostOnce
+            && self.sessions.slots[session as usize].session.is_kept();
+        if keeps && !self.may_keep(qos, outgoing, routed) {
+            return;
+        }
+        let slot = &mut self.sessions.slots[session as usize];
         let connection = slot.connection;
         let out = if connection == NONE {
             None
@@ -297,8 +374,7 @@ impl Shard {
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
-                let began = grant.qos.min(outgoing.message().qos) > QoS::AtMostOnce;
-                self.meter.inflight += u64::from(began);
+                self.meter.inflight += u64::from(qos > QoS::AtMostOnce);
                 if self
                     .wires
                     .is_early(connection, self.config.session.writes_pending_max)
@@ -321,17 +397,17 @@ impl Shard {
                 }
             }
         }
-        let slot = &self.sessions.slots[client.0 as usize];
-        if self.records
-            && grant.qos.min(outgoing.message().qos) > QoS::AtMostOnce
-            && slot.session.is_persistent()
-        {
-            let client_id: Arc<str> = slot.session.client_id().into();
-            self.ops.push(Op::Enqueued {
-                client_id,
-                message: outgoing.keep(),
-            });
-            routed.stored = true;
+        if keeps {
+            if reached {
+                routed.stored = true;
+                match routed.receipt {
+                    Some(receipt) if outgoing.message().qos == QoS::AtLeastOnce => {
+                        self.keeping.expect(receipt);
+                    }
+                    _ => routed.strict = true,
+                }
+            }
+            self.note_news(session);
         }
         if connection != NONE
             && outgoing.message().retain
@@ -342,6 +418,23 @@ impl Shard {
         }
     }
 
+    /// Before a session is given a message that its store is to keep. False: there is no room in the store.
+    fn may_keep(&mut self, qos: QoS, outgoing: &mut Outgoing<'_>, routed: &mut Routed) -> bool {
+        if self.keeping.is_full {
+            self.drops.count(DropReason::StoreFull);
+            routed.refused = true;
+            return false;
+        }
+        let mut receipt = Receipt::default();
+        if qos == QoS::AtLeastOnce && outgoing.message().qos == qos && !routed.strict {
+            receipt = *routed
+                .receipt
+                .get_or_insert_with(|| self.keeping.open_receipt());
+        }
+        outgoing.set_receipt(receipt);
+        true
+    }
+
     /// Registers an acknowledgement with everything that it waits for.
     pub(crate) fn await_answers(&mut self, routed: &Routed, waiter: Waiter) {
         let now_ns = self.meter.turns.now_ns();
@@ -350,15 +443,31 @@ impl Shard {
             self.lanes[shard].wait(*item, waiter);
             self.meter.waits.lane(shard, *item, now_ns);
         }
-        if routed.stored {
-            self.meter.waits.store(self.last_token(), now_ns);
-            self.store_waiters.push_back((self.last_token(), waiter));
+        match routed.receipt {
+            Some(receipt) if !routed.strict => self.keeping.wait_for_receipt(receipt, waiter),
+            receipt => {
+                if let Some(receipt) = receipt {
+                    self.keeping.close_receipt(receipt);
+                }
+                if routed.stored {
+                    self.meter.waits.store(self.keeping.last_token(), now_ns);
+                    self.keeping.wait(waiter);
+                }
+            }
         }
     }
 
     /// Somebody's wait is over, or part of it.
     pub(crate) fn resolve(&mut self, waiters: &mut Vec<(Waiter, bool)>) {
         for (waiter, refused) in waiters.drain(..) {
+            let waiter = match waiter {
+                Waiter::Receipt(receipt) => match self.keeping.take_receipt(receipt) {
+                    Some(waiter) => waiter,
+                    // all its sessions have done with the message
+                    None => continue,
+                },
+                waiter => waiter,
+            };
             match waiter {
                 Waiter::Ack {
                     session,
@@ -380,6 +489,7 @@ impl Shard {
                             let error = Some(ReasonCode::QUOTA_EXCEEDED);
                             slot.session.release(key, error, None);
                         }
+                        self.note_news(session);
                         continue;
                     }
                     let out = if connection == NONE {
@@ -388,25 +498,34 @@ impl Shard {
                         Some(self.wires.output(connection))
                     };
                     let error = refused.then_some(ReasonCode::QUOTA_EXCEEDED);
+                    crate::crash_point("ack");
                     slot.session.release(key, error, out);
+                    self.note_news(session);
                     if connection != NONE {
                         self.resume(connection);
                         self.wake_pages(connection);
                     }
                 }
                 Waiter::Connect(key) => self.connect_is_kept(key),
-                Waiter::Mark { to, upto } => self.send_mark(to, upto, true),
+                Waiter::Mark { to, upto } => self.send_mark(to, upto, upto, true),
+                Waiter::Receipt(_) => {}
             }
         }
     }
 
-    pub(crate) fn send_mark(&mut self, to: ShardId, upto: u64, is_awaited: bool) {
+    /// Items up to `upto` are done, those up to `kept` are kept.
+    pub(crate) fn send_mark(&mut self, to: ShardId, upto: u64, kept: u64, is_awaited: bool) {
+        let marked = &mut self.marked[usize::from(to.0)];
+        marked.upto = marked.upto.max(upto);
+        marked.kept = marked.kept.max(kept);
+        let (upto, kept) = (marked.upto, marked.kept);
         let refused = &mut self.refused[usize::from(to.0)];
-        let told = refused.partition_point(|item| *item <= upto);
+        let told = refused.partition_point(|item| *item <= kept);
         let refused = refused.drain(..told).collect();
         let mark = corqtt_port::routes::Mark {
             from: self.me,
             upto,
+            kept,
             refused,
         };
         let lane = &self.marks[usize::from(to.0)];
@@ -448,16 +567,11 @@ impl Shard {
         }
     }
 
-    /// The store's token that covers all that was done up to now: this turn's, or the last one where this turn has
-    /// nothing for it.
-    pub(crate) fn last_token(&self) -> Token {
-        let next = self.next_token.0;
-        Token(if self.ops.is_empty() { next - 1 } else { next })
-    }
-
     /// Handles items from `position` on; false if a large fan-out or the end of the turn's work stopped it.
     fn handle_items(&mut self, batch: Batch, position: usize) -> bool {
         let from = batch.from;
+        // a part of it may have been done in an earlier turn
+        let mut stored = position > 0;
         for (index, item) in batch.items.iter().enumerate().skip(position) {
             if self.work <= 0 && index > position {
                 self.runnable_batches |= from.bit();
@@ -468,6 +582,7 @@ impl Shard {
             match item {
                 Item::Interest(interest) => self.topics.apply_interest(from, interest),
                 Item::Retain(message, stamp) => {
+                    stored = true;
                     if !self.retain_here(message.clone(), *stamp) {
                         let number = batch.first + index as u64;
                         self.refused[usize::from(from.0)].push(number);
@@ -480,6 +595,10 @@ impl Shard {
                     let groups = batch.text_of(&publish.groups);
                     let number = batch.first + index as u64;
                     let routed = self.handle_forwarded(message, publish, groups, from, number);
+                    stored |= routed.stored || publish.is_owed;
+                    if let Some(receipt) = routed.receipt {
+                        self.keeping.close_receipt(receipt);
+                    }
                     if routed.refused {
                         self.refused[usize::from(from.0)].push(number);
                     }
@@ -491,14 +610,12 @@ impl Shard {
             }
         }
         let upto = batch.first + batch.items.len() as u64 - 1;
-        // what these items gave the store to keep is in this turn's batch, or in one before
-        let token = self.last_token();
-        if self.records && token > self.kept {
-            let waiter = Waiter::Mark { to: from, upto };
-            self.store_waiters.push_back((token, waiter));
+        let is_awaited = batch.is_awaited || self.draining.is_some();
+        if self.keeping.records && self.keeping.mark_waits(from, stored) {
+            self.keeping.wait(Waiter::Mark { to: from, upto });
+            self.send_mark(from, upto, 0, is_awaited);
         } else {
-            let is_awaited = batch.is_awaited || self.draining.is_some();
-            self.send_mark(from, upto, is_awaited);
+            self.send_mark(from, upto, upto, is_awaited);
         }
         true
     }
@@ -533,8 +650,14 @@ impl Shard {
             None => message,
         };
         let mut frame = std::mem::take(&mut self.frame);
-        let mut outgoing = Outgoing::new(message, &mut frame).single(copies <= 1);
+        let mut outgoing = Outgoing::new(message, &mut frame)
+            .single(copies <= 1)
+            .named(publish.id);
         let mut routed = Routed::default();
+        if let (Some(id), true) = (publish.id, publish.is_owed) {
+            let shard = self.me;
+            self.keeping.push(Op::Settled { id, shard });
+        }
         for group in groups
             .split(|byte| *byte == 0)
             .filter(|group| !group.is_empty())
@@ -587,6 +710,7 @@ impl Shard {
                 self.send_away(
                     shard.0,
                     &message,
+                    outgoing.id(),
                     publisher.client_id_hash,
                     false,
                     &groups,
@@ -617,9 +741,12 @@ impl Shard {
                 client_id_hash: 0,
                 rng: self.random(),
             };
-            let mut outgoing = Outgoing::held(&left.message, &mut frame);
+            let id = self.keeping.name(self.me);
+            let mut outgoing = Outgoing::held(&left.message, &mut frame).named(id);
             let mut routed = Routed::default();
             let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
+            // it stays in the batch where its former member gives it up
+            routed.strict = true;
             let found =
                 self.deliver_to_group(group, &mut outgoing, publisher, &except, &mut routed)
                     || (from.is_some()
@@ -647,12 +774,15 @@ impl Shard {
 
     /// Publishes a message as the broker.
     pub(crate) fn publish_own(&mut self, message: &Message) {
-        self.route(
+        let routed = self.route(
             message.as_ref(),
             Publisher::default(),
             Source::Broker,
             || Next::Nothing,
         );
+        if let Some(receipt) = routed.receipt {
+            self.keeping.close_receipt(receipt);
+        }
     }
 
     /// Tells the partition what became of a client. Publishers on other shards wait for persistent sessions; for all of
@@ -693,7 +823,7 @@ impl Shard {
         // clock that all shards share and nobody sets.
         let clock = clock_gettime(ClockId::Boottime);
         let clock_ns = clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64;
-        self.stamp = clock_ns.max(self.stamp + 1);
+        self.stamp = (self.config.stamp_base + clock_ns).max(self.stamp + 1);
         let stamp = Stamp {
             time: self.stamp,
             origin: u16::from(self.me.0),
@@ -702,7 +832,8 @@ impl Shard {
         let shard = self.retained_shard(&message.topic);
         if shard == usize::from(self.me.0) {
             if self.retain_here(message, stamp) {
-                routed.stored |= self.records;
+                routed.stored |= self.keeping.records;
+                routed.strict |= self.keeping.records;
             } else {
                 routed.refused = true;
             }
@@ -710,7 +841,7 @@ impl Shard {
             let qos = message.qos;
             let item = self.lanes[shard].push_retain(self.me, message, stamp);
             // kept, or refused by a limit: that shard knows
-            if (self.records || self.config.limits.retained()) && qos > QoS::AtMostOnce {
+            if (self.keeping.records || self.config.limits.retained()) && qos > QoS::AtMostOnce {
                 routed.owed.push((shard as u8, item));
             }
         }
@@ -726,8 +857,9 @@ impl Shard {
             return false;
         }
         // what the broker says of itself is said anew after a restart
-        if self.records && !is_system {
-            self.ops.push(Op::Retained(message.clone()));
+        if self.keeping.records && !is_system {
+            let message = message.clone();
+            self.keeping.push(Op::Retained { message, stamp });
         }
         self.retained.set(message, stamp);
         if is_limited {

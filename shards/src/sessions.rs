@@ -2,6 +2,7 @@
 //! The shard's table of sessions, found by client id.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use corqtt_session::Session;
 use hashbrown::HashTable;
@@ -20,7 +21,18 @@ pub(crate) struct Slot {
     pub(crate) timer_tick: u64,
     /// Keyed hash of its client id.
     pub(crate) hash: u64,
+    /// Its client id for the store, once there was something to tell it.
+    name: Option<Arc<str>>,
     pub(crate) used: bool,
+}
+
+impl Slot {
+    /// The client id, as it is told to others.
+    pub(crate) fn client_id(&mut self) -> Arc<str> {
+        self.name
+            .get_or_insert_with(|| self.session.client_id().into())
+            .clone()
+    }
 }
 
 /// All sessions of a shard.
@@ -72,6 +84,7 @@ impl Sessions {
                 old.generation = old.generation.wrapping_add(1);
                 old.connection = NONE;
                 old.hash = hash;
+                old.name = None;
                 old.used = true;
             }
             None => {
@@ -81,6 +94,7 @@ impl Sessions {
                     connection: NONE,
                     timer_tick: 0,
                     hash,
+                    name: None,
                     used: true,
                 });
             }

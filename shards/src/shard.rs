@@ -13,7 +13,7 @@ use corqtt_port::ConnectionKey;
 use corqtt_port::auth::Auth;
 use corqtt_port::events::Event;
 use corqtt_port::lane::{Receiver, Sender};
-use corqtt_port::store::{self, Op, Store, Token};
+use corqtt_port::store::Store;
 use corqtt_session::{Drops, Frame, Now};
 use corqtt_topics::{Interest, Matches, Partition, Retained, ShardId};
 use corqtt_transport::{Carry, Transport};
@@ -28,12 +28,14 @@ use crate::admission::Admission;
 use crate::background::{FanOut, Job};
 use crate::config::Config;
 use crate::extended::Method;
+use crate::keeping::Keeping;
 use crate::lanes::{DrainStep, Lane, ToShard, Waiter};
 use crate::layers::{HANDSHAKES_MAX, LayerScratch, Layered};
 use crate::limits::{LimitCounts, PublishRates};
 use crate::listener::Peer;
 use crate::memory::Memory;
 use crate::numbers::{self, Clients, Meter};
+use crate::restore::Restored;
 use crate::retain::Pages;
 use crate::sessions::Sessions;
 use crate::wheel::{TICK_MS, Timer, Wheel};
@@ -85,6 +87,9 @@ pub struct Ports {
     pub admission: Arc<Admission>,
     /// Connected clients of the whole process.
     pub clients: Arc<Clients>,
+    /// What its store kept, up to the end of the channel; the shard does not listen before it is told to. `None`: there
+    /// is nothing to wait for.
+    pub restored: Option<Restored>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -102,6 +107,13 @@ pub(crate) struct Counters {
     pub(crate) messages_sent: u64,
     pub(crate) lane_full: u64,
     pub(crate) limited: LimitCounts,
+}
+
+/// What was marked to another shard, by item numbers of its stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marked {
+    pub(crate) upto: u64,
+    pub(crate) kept: u64,
 }
 
 #[derive(Debug)]
@@ -137,22 +149,16 @@ pub struct Shard {
     pub(crate) auth: Box<dyn Auth>,
     pub(crate) checks_publish: bool,
     pub(crate) checks_subscribe: bool,
-    pub(crate) store: Box<dyn Store>,
-    pub(crate) records: bool,
+    pub(crate) keeping: Keeping,
     pub(crate) events: Option<Sender<Event>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) publish_rates: PublishRates,
     pub(crate) memory: Memory,
     /// As configured, but for what changes.
     pub(crate) session_limits: corqtt_session::Limits,
-    /// Operations of this turn.
-    pub(crate) ops: Vec<Op>,
-    /// Token of the batch that `ops` will be.
-    pub(crate) next_token: Token,
-    pub(crate) kept: Token,
-    /// (token, who waits), ascending.
-    pub(crate) store_waiters: VecDeque<(Token, Waiter)>,
     pub(crate) resolved: Vec<(Waiter, bool)>,
+    /// Per shard: what the last mark to it said.
+    pub(crate) marked: Vec<Marked>,
     /// Per shard: items of its stream that a full queue or a limit refused and that are not marked yet, ascending.
     pub(crate) refused: Vec<Vec<u64>>,
     /// Connections with something to read or decode.
@@ -182,6 +188,8 @@ pub struct Shard {
     pub(crate) rng: u64,
     pub(crate) draining: Option<DrainStep>,
     drain_reply: Option<Sender<ShardId>>,
+    /// Who waits until the other shards know this one's interest.
+    restored_reply: Option<Sender<ShardId>>,
     said_goodbye: bool,
     finished: bool,
     listeners: Vec<Listening>,
@@ -231,20 +239,6 @@ impl Shard {
             EventData::new_u64(KEY_TIMER),
             EventFlags::IN | EventFlags::ET,
         )?;
-        let mut listeners = Vec::new();
-        for (index, listener) in config.listeners.iter().enumerate() {
-            let Some(fd) = listener.bound.open(me.0)? else {
-                continue;
-            };
-            let key = KEY_LISTENER + listeners.len() as u64;
-            epoll::add(&epoll, &fd, EventData::new_u64(key), EventFlags::IN)?;
-            listeners.push(Listening {
-                id: listener.id.as_str().into(),
-                number: index as u16,
-                fd,
-                paused_until_ms: 0,
-            });
-        }
         let (now, _) = clocks();
         let mut seed = [0u8; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
@@ -268,18 +262,14 @@ impl Shard {
             checks_publish: ports.auth.checks_publish(),
             checks_subscribe: ports.auth.checks_subscribe(),
             auth: ports.auth,
-            records: ports.store.records(),
-            store: ports.store,
+            keeping: Keeping::new(ports.store, config.shards, config.start),
             events: ports.events,
             admission: ports.admission,
             publish_rates: PublishRates::new(config.limits.publishes_per_sec),
             memory: Memory::new(config.limits.memory_bytes_max),
             session_limits: config.session.clone(),
-            ops: Vec::new(),
-            next_token: Token(1),
-            kept: Token(0),
-            store_waiters: VecDeque::new(),
             resolved: Vec::new(),
+            marked: vec![Marked::default(); usize::from(config.shards)],
             refused: (0..config.shards).map(|_| Vec::new()).collect(),
             ready: VecDeque::new(),
             bulk: VecDeque::new(),
@@ -302,7 +292,8 @@ impl Shard {
             drain_reply: None,
             said_goodbye: false,
             finished: false,
-            listeners,
+            listeners: Vec::new(),
+            restored_reply: None,
             epoll,
             timer,
             timer_ms: u64::MAX,
@@ -317,7 +308,30 @@ impl Shard {
         shard
             .wheel
             .insert(Wheel::tick_of(now.mono_ms + SWEEP_MS), Timer::Sweep);
+        match ports.restored {
+            Some(restored) => shard.restore(&restored),
+            None => shard.listen()?,
+        }
         Ok(shard)
+    }
+
+    /// Opens all listeners.
+    fn listen(&mut self) -> rustix::io::Result<()> {
+        let config = self.config.clone();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let Some(fd) = listener.bound.open(self.me.0)? else {
+                continue;
+            };
+            let key = KEY_LISTENER + self.listeners.len() as u64;
+            epoll::add(&self.epoll, &fd, EventData::new_u64(key), EventFlags::IN)?;
+            self.listeners.push(Listening {
+                id: listener.id.as_str().into(),
+                number: index as u16,
+                fd,
+                paused_until_ms: 0,
+            });
+        }
+        Ok(())
     }
 
     /// The one descriptor to wait for: readable when [`Shard::poll_kernel`] would find something.
@@ -344,6 +358,8 @@ impl Shard {
             || !self.due.is_empty()
             || !self.closing.is_empty()
             || !self.page_ready.is_empty()
+            || self.keeping.has_due()
+            || self.keeping.wants_commit()
             || self.finished
         {
             return false;
@@ -420,6 +436,7 @@ impl Shard {
         }
         self.events_buffer = events;
         self.take_messages();
+        self.continue_kept();
         self.fire_timers();
         self.continue_fan_outs();
         self.continue_jobs();
@@ -431,7 +448,11 @@ impl Shard {
         self.flush_lanes();
         self.flush_dirty();
         self.close_connections();
+        if self.commit() {
+            self.flush_lanes();
+        }
         self.watch_memory();
+        self.check_restored();
         self.check_drained();
         let turns = &mut self.meter.turns;
         turns.end(numbers::clock_ns(), busy, numbers::thread_cpu_ns);
@@ -645,7 +666,10 @@ impl Shard {
                 ToShard::RetainedAsk(ask) => self.answer_retained(ask),
                 ToShard::RetainedPage(page) => self.handle_retained_page(page),
                 ToShard::Auth(answer) => self.handle_verdict(answer),
-                ToShard::Kept(token) => self.handle_kept(token),
+                ToShard::Store(answer) => self.handle_store(answer),
+                ToShard::Restored(reply) => self.restored_reply = Some(reply),
+                // its addresses were bound before, so only descriptors can be missing
+                ToShard::Listen => self.listen().expect("a file descriptor for each listener"),
                 ToShard::Admin(query) => self.handle_admin(query),
                 ToShard::Drain(step, reply) => self.drain(step, reply),
             }
@@ -753,37 +777,6 @@ impl Shard {
         self.work <= 0 || self.lane_is_full() || self.fan_outs.len() >= FAN_OUTS_MAX
     }
 
-    /// Hands this turn's operations to the store.
-    fn commit(&mut self) {
-        if self.ops.is_empty() {
-            return;
-        }
-        let batch = store::Batch {
-            token: self.next_token,
-            ops: std::mem::take(&mut self.ops),
-        };
-        self.next_token.0 += 1;
-        if let Some(token) = self.store.put(batch) {
-            self.handle_kept(token);
-        }
-    }
-
-    fn handle_kept(&mut self, token: Token) {
-        self.kept = self.kept.max(token);
-        let now_ns = self.meter.turns.now_ns();
-        self.meter.waits.kept(self.kept, now_ns);
-        let mut resolved = std::mem::take(&mut self.resolved);
-        while let Some((token, waiter)) = self.store_waiters.front() {
-            if *token > self.kept {
-                break;
-            }
-            resolved.push((*waiter, false));
-            self.store_waiters.pop_front();
-        }
-        self.resolve(&mut resolved);
-        self.resolved = resolved;
-    }
-
     fn flush_lanes(&mut self) {
         if self.lanes.len() > 1 {
             for lane in &mut self.lanes {
@@ -868,6 +861,7 @@ impl Shard {
         self.meter.inflight_changed(before, after);
         self.counters.messages_sent += sent as u64;
         self.work -= sent as i64;
+        self.note_news(session);
     }
 
     pub(crate) fn close_connections(&mut self) {
@@ -939,15 +933,28 @@ impl Shard {
         let slots: Vec<u32> = self.wires.in_use().collect();
         for slot in slots {
             if self.wires.slots[slot as usize].stage != Stage::Lingering {
+                // all wills are published but those that wait in the store for the next start
+                let session = self.wires.slots[slot as usize].session;
+                let keep_will =
+                    session != NONE && self.sessions.slots[session as usize].session.is_kept();
                 let close = Close {
                     reason: Some(corqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN),
                     why: Why::Broker("shutting down"),
-                    keep_will: false,
+                    keep_will,
                 };
                 self.close_soon(slot, close);
             }
         }
         self.said_goodbye = true;
+    }
+
+    fn check_restored(&mut self) {
+        if self.restored_reply.is_some()
+            && self.unconfirmed_interest().is_empty()
+            && let Some(reply) = self.restored_reply.take()
+        {
+            reply.push(self.me);
+        }
     }
 
     fn check_drained(&mut self) {
@@ -965,6 +972,8 @@ impl Shard {
                     self.say_goodbye();
                 }
                 if self.wires.count() == 0
+                    && self.said_goodbye
+                    && self.keeping.is_settled()
                     && let Some(reply) = self.drain_reply.take()
                 {
                     reply.push(self.me);

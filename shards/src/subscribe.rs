@@ -342,8 +342,8 @@ impl Shard {
                 self.stop_retained(slot, filter.filter());
             }
             let state = &self.sessions.slots[session as usize].session;
-            if existed && self.records && state.is_persistent() {
-                self.ops.push(Op::Unsubscribed {
+            if existed && self.keeping.records && state.is_kept() {
+                self.keeping.push(Op::Unsubscribed {
                     client_id: state.client_id().into(),
                     filter: filter.full().into(),
                 });
@@ -437,8 +437,8 @@ impl Shard {
         subscription_id: Option<u32>,
     ) {
         let state = &self.sessions.slots[session as usize].session;
-        if self.records && state.is_persistent() {
-            self.ops.push(Op::Subscribed {
+        if self.keeping.records && state.is_kept() {
+            self.keeping.push(Op::Subscribed {
                 client_id: state.client_id().into(),
                 filter: filter.full().into(),
                 options,
@@ -452,7 +452,7 @@ impl Shard {
         let session = self.wires.slots[slot as usize].session;
         let state = &self.sessions.slots[session as usize];
         // this turn's batch, or that of an earlier part
-        let stored = self.records && state.session.is_persistent() && self.last_token() > self.kept;
+        let stored = state.session.is_kept() && self.keeping.lags();
         let routed = Routed {
             owed: self.unconfirmed_interest(),
             stored,
@@ -474,7 +474,15 @@ impl Shard {
                 generation: state.generation,
                 key,
             };
-            self.await_answers(&routed, waiter);
+            let now_ns = self.meter.turns.now_ns();
+            for (shard, item) in &routed.owed {
+                let shard = usize::from(*shard);
+                self.lanes[shard].wait_done(*item, waiter);
+                self.meter.waits.lane(shard, *item, now_ns);
+            }
+            if routed.stored {
+                self.keeping.wait(waiter);
+            }
         }
         key
     }

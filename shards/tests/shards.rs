@@ -85,6 +85,8 @@ fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
         limits: Limits::default(),
         strategy: Strategy::RoundRobin,
         hash_seed: 0x5EED,
+        stamp_base: 0,
+        start: 0,
     };
     change(&mut config);
     Arc::new(config)
@@ -107,7 +109,7 @@ fn ports(
         let late = |n, inbox: &Sender<_>, in_order| delaying(inbox.clone(), seed + n, in_order);
         (
             Box::new(LateAuth::new(late(0, own, false), ToShard::Auth)),
-            Box::new(LateStore::new(late(1, own, false), ToShard::Kept)),
+            Box::new(LateStore::new(late(1, own, false), ToShard::Store)),
             (2..)
                 .zip(inboxes)
                 .map(|(n, inbox)| late(n, inbox, true))
@@ -125,6 +127,7 @@ fn ports(
         marks,
         admission: admission.clone(),
         clients: Arc::default(),
+        restored: None,
     }
 }
 

@@ -9,7 +9,7 @@ use corqtt_codec::ReasonCode;
 
 use crate::auth::{Answer, Auth, Question, Verdict, Wish};
 use crate::lane::{self, Sender};
-use crate::store::{Batch, Store, Token};
+use crate::store::{self, Batch, Store, Token};
 
 /// Longest delay of an answer.
 const DELAY_MAX: Duration = Duration::from_millis(20);
@@ -163,13 +163,13 @@ impl<T: Send + 'static> Auth for LateAuth<T> {
 #[derive(Debug)]
 pub struct LateStore<T> {
     to: Sender<T>,
-    wrap: fn(Token) -> T,
+    wrap: fn(store::Answer) -> T,
 }
 
 impl<T: Send + 'static> LateStore<T> {
-    /// Tokens go to `to`, which delays them.
+    /// Answers go to `to`, which delays them.
     #[must_use]
-    pub fn new(to: Sender<T>, wrap: fn(Token) -> T) -> Self {
+    pub fn new(to: Sender<T>, wrap: fn(store::Answer) -> T) -> Self {
         Self { to, wrap }
     }
 }
@@ -180,7 +180,7 @@ impl<T: Send + 'static> Store for LateStore<T> {
     }
 
     fn put(&mut self, batch: Batch) -> Option<Token> {
-        self.to.push((self.wrap)(batch.token));
+        self.to.push((self.wrap)(store::Answer::Kept(batch.token)));
         None
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corqtt_codec::{Message, MessageRef, Payload, QoS, TopicName};
+use corqtt_codec::{Message, MessageId, MessageRef, Payload, QoS, TopicName};
 use corqtt_topics::{Cursor, Interest, ShardId, Stamp};
 
 use crate::ConnectionKey;
@@ -67,6 +67,10 @@ pub struct Publish {
     pub plain: bool,
     /// Full filters of the shared groups that the receiver was chosen for, each ended by a NUL.
     pub groups: Range<u32>,
+    /// Its name, where stores keep messages.
+    pub id: Option<MessageId>,
+    /// Its publisher's record owes it to the receiver, who tells its store when it has the effects.
+    pub is_owed: bool,
 }
 
 impl Batch {
@@ -104,15 +108,18 @@ impl Batch {
     }
 }
 
-/// Shard to shard, receiver to sender of [`Batch`]: all items up to this one are done and kept, but for those that a
-/// full queue refused. In order: a later mark says nothing of what an earlier one refused.
+/// Shard to shard, receiver to sender of [`Batch`]: all items up to one are done, and those up to another are kept where
+/// there was something to keep, but for those that a full queue refused. In order: a later mark says nothing of what an
+/// earlier one refused.
 #[derive(Clone, Debug)]
 pub struct Mark {
     /// Who marks.
     pub from: ShardId,
     /// Highest item number done.
     pub upto: u64,
-    /// Items since the last mark whose publishers are to be told 0x97.
+    /// Highest item number kept; at most `upto`.
+    pub kept: u64,
+    /// Items since the last `kept` whose publishers are to be told 0x97.
     pub refused: Vec<u64>,
 }
 

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use corqtt_codec::{
-    Message, MessageRef, PacketId, PublishHeader, QoS, ReasonCode, TopicName, Version, encode_ack,
+    Message, MessageId, MessageRef, PacketId, PublishHeader, QoS, ReasonCode, TopicName, Version, encode_ack,
 };
 
 use crate::alias::OutboundAliases;
 use crate::held::Held;
+use crate::journal::{Delivery, Effect};
 use crate::packet_ids::next_id;
 use crate::{Limits, Now, Output, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Session};
 
@@ -40,6 +41,8 @@ pub enum DropReason {
     SessionEnded,
     /// The client answered PUBACK or PUBREC with an error.
     RefusedByClient,
+    /// Its store had no room for it.
+    StoreFull,
 }
 
 /// Dropped messages by reason, counted since start.
@@ -48,7 +51,7 @@ pub struct Drops([u64; Self::REASONS.len()]);
 
 impl Drops {
     /// All reasons with their names in metrics.
-    pub const REASONS: [(DropReason, &'static str); 11] = [
+    pub const REASONS: [(DropReason, &'static str); 12] = [
         (DropReason::Expired, "expired"),
         (DropReason::TooLarge, "too-large"),
         (DropReason::OutBuffer, "out-buffer"),
@@ -60,6 +63,7 @@ impl Drops {
         (DropReason::MemoryMax, "memory-max"),
         (DropReason::SessionEnded, "session-ended"),
         (DropReason::RefusedByClient, "refused-by-client"),
+        (DropReason::StoreFull, "store-full"),
     ];
 
     /// Counts one.
@@ -111,7 +115,14 @@ pub struct Outgoing<'a> {
     frame: &'a mut Frame,
     /// No other client gets it: encoding it once for all would be one copy too many.
     single: bool,
+    /// Its name, where sessions are kept by a store.
+    id: Option<MessageId>,
+    receipt: Receipt,
 }
+
+/// Names an acknowledgement that may leave once every session that it is for has done with a message; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt(pub u64);
 
 /// Buffer of [`Outgoing`], kept by the shard from message to message.
 #[derive(Debug, Default)]
@@ -135,6 +146,8 @@ impl<'a> Outgoing<'a> {
             held: None,
             frame,
             single: false,
+            id: None,
+            receipt: Receipt::default(),
         }
     }
 
@@ -149,6 +162,8 @@ impl<'a> Outgoing<'a> {
             held: None,
             frame,
             single: false,
+            id: None,
+            receipt: Receipt::default(),
         }
     }
 
@@ -162,6 +177,8 @@ impl<'a> Outgoing<'a> {
             held: Some(message.clone()),
             frame,
             single: false,
+            id: None,
+            receipt: Receipt::default(),
         }
     }
 
@@ -171,6 +188,27 @@ impl<'a> Outgoing<'a> {
     pub const fn single(mut self, single: bool) -> Self {
         self.single = single;
         self
+    }
+
+    /// Gives it the name by which sessions keep it.
+    #[inline]
+    #[must_use]
+    pub const fn named(mut self, id: Option<MessageId>) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Its name.
+    #[inline]
+    #[must_use]
+    pub const fn id(&self) -> Option<MessageId> {
+        self.id
+    }
+
+    /// What the next session says when it has done with the message.
+    #[inline]
+    pub const fn set_receipt(&mut self, receipt: Receipt) {
+        self.receipt = receipt;
     }
 
     /// The message.
@@ -223,6 +261,9 @@ pub(crate) struct Flight {
     qos: QoS,
     retain: bool,
     step: Step,
+    /// Its name in the store, 0 without one.
+    seq: u64,
+    receipt: Receipt,
 }
 
 /// How far a message in flight is.
@@ -234,24 +275,42 @@ pub(crate) struct Flight {
 ///                       PublishDue           ReleaseDue ─────────► ReleasedAgain ──PUBCOMP──►
 ///                          └───────────PUBREC───────────────────────────▲
 /// ```
+///
+/// Where a store keeps the session, QoS 2 begins with `Committing`, then `FirstDue`; PUBREC leads to `Releasing` (or
+/// `ReleasingAgain`) first, and PUBCOMP to `Freeing`: each until the store has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    /// The packet id is not kept yet.
+    Committing,
+    /// PUBLISH is to be sent for the first time.
+    FirstDue,
     /// PUBLISH is to be sent again.
     PublishDue,
     /// PUBLISH was sent on this connection.
     Published,
+    /// PUBLISH was sent on this connection, PUBREC came and is not kept yet.
+    Releasing,
+    /// The same, but PUBLISH was sent on an earlier one.
+    ReleasingAgain,
     /// PUBLISH and PUBREL were sent on this connection.
     Released,
     /// PUBREL is to be sent again.
     ReleaseDue,
     /// PUBREL was sent on this connection, PUBLISH on an earlier one.
     ReleasedAgain,
+    /// PUBCOMP came; that the packet id is free is not kept yet.
+    Freeing,
 }
 
 impl Step {
     /// It counts against the client's Receive Maximum: its PUBLISH was sent on this connection (section 4.9 of 5.0).
     const fn counts(self) -> bool {
-        matches!(self, Self::Published | Self::Released)
+        matches!(self, Self::Published | Self::Releasing | Self::Released)
+    }
+
+    /// Its PUBLISH was sent, on whatever connection, and its exchange is not over.
+    const fn was_sent(self) -> bool {
+        !matches!(self, Self::Committing | Self::FirstDue | Self::Freeing)
     }
 
     const fn is_released(self) -> bool {
@@ -269,6 +328,9 @@ pub(crate) struct Queued {
     extra: Extra,
     qos: QoS,
     retain: bool,
+    /// Its name in the store, 0 without one.
+    pub(crate) seq: u64,
+    receipt: Receipt,
 }
 
 /// What few messages have; nothing is allocated for the others.
@@ -306,18 +368,38 @@ impl Flight {
     /// A new connection has been sent nothing yet; whether PUBREL is what it must be sent
     /// `[MQTT5-4.3.3-5] [MQTT5-4.3.3-6]`.
     pub(crate) fn resume(&mut self) -> bool {
-        let released = self.step.is_released();
-        self.step = if released {
-            Step::ReleaseDue
-        } else {
-            Step::PublishDue
+        self.step = match self.step {
+            Step::PublishDue | Step::Published => Step::PublishDue,
+            Step::Released | Step::ReleaseDue | Step::ReleasedAgain => Step::ReleaseDue,
+            Step::Releasing | Step::ReleasingAgain => Step::ReleasingAgain,
+            step @ (Step::Committing | Step::FirstDue | Step::Freeing) => step,
         };
-        released
+        self.step == Step::ReleaseDue
+    }
+
+    pub(crate) fn restored(seq: u64, message: Held, delivery: Delivery, released: bool) -> Self {
+        Self {
+            message: (!released).then_some(message),
+            extra: Extra {
+                ids: delivery.ids,
+                group: delivery.group,
+            },
+            qos: delivery.qos,
+            retain: delivery.retain,
+            step: if released {
+                Step::ReleaseDue
+            } else {
+                Step::PublishDue
+            },
+            seq,
+            receipt: Receipt::default(),
+        }
     }
 
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
         // [MQTT5-4.8.2-5] a started QoS 2 message stays with its member
-        let group = if self.qos == QoS::AtLeastOnce {
+        let begun = !matches!(self.step, Step::Committing | Step::FirstDue);
+        let group = if self.qos == QoS::AtLeastOnce || !begun {
             self.extra.group
         } else {
             None
@@ -339,6 +421,20 @@ impl Queued {
 
     pub(crate) fn message(&self) -> &Message {
         &self.message
+    }
+
+    pub(crate) fn restored(seq: u64, message: Held, delivery: Delivery) -> Self {
+        Self {
+            message,
+            extra: Extra {
+                ids: delivery.ids,
+                group: delivery.group,
+            },
+            qos: delivery.qos,
+            retain: delivery.retain,
+            seq,
+            receipt: Receipt::default(),
+        }
     }
 
     pub(crate) fn is_shared(&self) -> bool {
@@ -409,6 +505,8 @@ impl Session {
         if let Some(out) = out
             && self.queue.is_empty()
             && self.resend == 0
+            // its packet id is kept before PUBLISH is written
+            && !(self.kept && qos == QoS::ExactlyOnce)
             && self.may_begin(limits)
             && too_slow(out, limits).is_none()
         {
@@ -428,6 +526,7 @@ impl Session {
             if sent == Delivered::Sent {
                 // a clean session never resends: its message needs no keeping
                 let keep = self.is_persistent() || grant.group.is_some();
+                let seq = self.note_enqueued(outgoing, &grant, qos);
                 let message = keep.then(|| outgoing.hold());
                 let extra = if keep {
                     Extra::of(&grant)
@@ -440,12 +539,111 @@ impl Session {
                     qos,
                     retain: grant.retain,
                     step: Step::Published,
+                    seq,
+                    receipt: outgoing.receipt,
                 };
+                if let Some(journal) = self.journal() {
+                    journal.begun(seq, packet_id);
+                }
                 self.begin(packet_id, flight);
             }
             return sent;
         }
-        self.enqueue(outgoing, &grant, qos, limits, drops)
+        let delivered = self.enqueue(outgoing, &grant, qos, limits, drops);
+        if delivered == Delivered::Queued && self.may_commit(limits) {
+            self.commit_next();
+        }
+        delivered
+    }
+
+    /// A store is to have this message; its name in it, 0 without one.
+    #[inline]
+    fn note_enqueued(&mut self, outgoing: &mut Outgoing<'_>, grant: &Grant<'_>, qos: QoS) -> u64 {
+        let (true, Some(id)) = (self.kept, outgoing.id) else {
+            return 0;
+        };
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        // the session and the store share it
+        let message = outgoing.keep();
+        if let Some(journal) = self.journal() {
+            let delivery = Delivery {
+                qos,
+                retain: grant.retain,
+                ids: (!grant.ids.is_empty()).then(|| grant.ids.into()),
+                group: grant.group.cloned(),
+            };
+            journal.enqueued(seq, id, message, delivery);
+        }
+        seq
+    }
+
+    /// The next message of the queue is of QoS 2 and may be given its packet id, which a store keeps before PUBLISH is
+    /// written. Not while an earlier connection's messages are still to be resent.
+    #[inline]
+    fn may_commit(&self, limits: &Limits) -> bool {
+        self.kept
+            && self.connected
+            && self.resend == self.fresh
+            && usize::from(self.unacked) + self.fresh < usize::from(self.receive_maximum)
+            && self.outbound.len() < usize::from(limits.inflight_max)
+            && self
+                .queue
+                .front()
+                .is_some_and(|queued| queued.qos == QoS::ExactlyOnce)
+    }
+
+    /// Gives the next message of the queue its packet id.
+    fn commit_next(&mut self) {
+        let Some(queued) = self.pop_queue() else {
+            return;
+        };
+        let id = self.free_packet_id();
+        if let Some(journal) = self.journal() {
+            journal.begun(queued.seq, id);
+            journal.after(Effect::Publish(id));
+        }
+        let flight = Flight {
+            message: Some(queued.message),
+            extra: queued.extra,
+            qos: queued.qos,
+            retain: queued.retain,
+            step: Step::Committing,
+            seq: queued.seq,
+            receipt: queued.receipt,
+        };
+        self.outbound.push(id, flight);
+        self.next_packet_id = next_id(id);
+        self.resend += 1;
+        self.fresh += 1;
+    }
+
+    /// The changes that came with it are kept: a PUBREL is written to `out` (that of its connection, `None` without
+    /// one), a PUBLISH is sent by the next [`Session::pump`], a packet id is free.
+    pub fn apply(&mut self, effect: Effect, out: Option<&mut Output>) {
+        let (Effect::Publish(id) | Effect::Release(id) | Effect::Free(id)) = effect;
+        let Some(flight) = self.outbound.get_mut(id) else {
+            return;
+        };
+        match (effect, flight.step) {
+            (Effect::Publish(_), Step::Committing) => flight.step = Step::FirstDue,
+            (Effect::Free(_), Step::Freeing) => _ = self.outbound.remove(id),
+            (Effect::Release(_), Step::Releasing | Step::ReleasingAgain) => {
+                let Some(out) = out.filter(|_| self.connected) else {
+                    flight.step = Step::ReleaseDue;
+                    return;
+                };
+                flight.step = match flight.step {
+                    Step::Releasing => Step::Released,
+                    _ => Step::ReleasedAgain,
+                };
+                // [MQTT-4.6.0-4] [MQTT5-4.6.0-4] effects come in the order of the PUBRECs
+                let version = self.version;
+                encode_ack(PUBREL, id, ReasonCode::SUCCESS, version, out.bytes_mut());
+            }
+            // it has ended meanwhile
+            _ => {}
+        }
     }
 
     /// The next packet id that no message in flight has `[MQTT-2.3.1-4] [MQTT5-2.2.1-4] [MQTT-4.3.2-1]
@@ -571,7 +769,7 @@ impl Session {
             match limits.queue_full {
                 // what could not make room for it must not go for it
                 QueueFull::DropOldest if !never_fits => {
-                    self.pop_queue();
+                    self.drop_oldest();
                     drops.count(DropReason::QueueFullOldest);
                 }
                 QueueFull::DropOldest | QueueFull::DropNew => {
@@ -590,14 +788,26 @@ impl Session {
         }
         // [MQTT-4.5.0-1] [MQTT5-4.5.0-1] the session has it, connected or not
         self.queue_bytes += size;
+        let seq = self.note_enqueued(outgoing, grant, qos);
         let message = outgoing.hold();
         self.queue.push_back(Queued {
             message,
             extra: Extra::of(grant),
             qos,
             retain: grant.retain,
+            seq,
+            receipt: outgoing.receipt,
         });
         Delivered::Queued
+    }
+
+    /// The oldest message of the queue goes. False: there is none.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(queued) = self.pop_queue() else {
+            return false;
+        };
+        self.note_dequeued(queued.seq);
+        true
     }
 
     /// The node's memory is full, and so is every queue: at most as much comes in as goes.
@@ -605,7 +815,7 @@ impl Session {
         let dropped = match limits.queue_full {
             QueueFull::DropOldest if self.queue_bytes >= size => {
                 let upto = self.queue_bytes - size;
-                while self.queue_bytes > upto && self.pop_queue().is_some() {
+                while self.queue_bytes > upto && self.drop_oldest() {
                     drops.count(DropReason::MemoryMax);
                 }
                 return None;
@@ -642,7 +852,11 @@ impl Session {
             // PUBREL needs no room [MQTT5-3.3.4-10] [MQTT5-4.9.0-3]
             let releases_due = self.releases_due;
             if let Some((_, flight)) = self.outbound.oldest_of_last(&mut self.resend) {
-                return may_resend || releases_due || flight.step != Step::PublishDue;
+                return match flight.step {
+                    Step::Committing => releases_due || self.may_commit(limits),
+                    Step::PublishDue | Step::FirstDue => may_resend || releases_due,
+                    _ => true,
+                };
             }
         }
         !self.queue.is_empty() && self.may_begin(limits)
@@ -669,7 +883,15 @@ impl Session {
                 break;
             }
             let sent = if self.resend > 0 {
-                self.resend_next(out, frame, limits, drops, now)
+                let sent = self.resend_next(out, frame, limits, drops, now);
+                match sent {
+                    // these wait for the store together
+                    None if self.may_commit(limits) => {
+                        self.commit_next();
+                        Some(false)
+                    }
+                    sent => sent,
+                }
             } else {
                 self.send_queued(out, frame, limits, drops, now)
             };
@@ -693,22 +915,29 @@ impl Session {
         if !self.may_begin(limits) {
             return None;
         }
-        let queued = self.pop_queue()?;
         // [MQTT5-3.3.2-5]
         let mut expiry_secs = None;
-        if let Some(expires_at_ms) = queued.message.expires_at_ms {
+        if let Some(expires_at_ms) = self.queue.front()?.message.expires_at_ms {
             expiry_secs = remaining_secs(expires_at_ms, now);
             if expiry_secs.is_none() {
                 drops.count(DropReason::Expired);
+                self.drop_oldest();
                 return Some(false);
             }
         }
+        if self.may_commit(limits) {
+            self.commit_next();
+            return Some(false);
+        }
+        let queued = self.pop_queue()?;
         let packet_id = self.free_packet_id();
         let Queued {
             message,
             extra,
             qos,
             retain,
+            seq,
+            receipt,
         } = queued;
         let mut outgoing = Outgoing::new(message.as_ref(), frame);
         let grant = Grant {
@@ -729,7 +958,11 @@ impl Session {
             drops,
         );
         if sent != Delivered::Sent {
+            self.note_dequeued(seq);
             return Some(false);
+        }
+        if let Some(journal) = self.journal() {
+            journal.begun(seq, packet_id);
         }
         let group = extra.group.is_some();
         let keep = self.is_persistent() || group;
@@ -739,6 +972,8 @@ impl Session {
             qos,
             retain,
             step: Step::Published,
+            seq,
+            receipt,
         };
         self.begin(packet_id, flight);
         Some(true)
@@ -758,9 +993,11 @@ impl Session {
         let Some((id, flight)) = self.outbound.oldest_of_last(&mut self.resend) else {
             return Some(false);
         };
+        let first = flight.step == Step::FirstDue;
         match flight.step {
-            Step::PublishDue if !may_resend => return self.send_releases(out),
-            Step::PublishDue => {}
+            Step::Committing => return self.send_releases(out),
+            Step::PublishDue | Step::FirstDue if !may_resend => return self.send_releases(out),
+            Step::PublishDue | Step::FirstDue => {}
             Step::ReleaseDue => {
                 flight.step = Step::ReleasedAgain;
                 self.resend -= 1;
@@ -769,13 +1006,20 @@ impl Session {
                 return Some(false);
             }
             // its PUBREC came before its turn
-            Step::Published | Step::Released | Step::ReleasedAgain => {
+            Step::Published
+            | Step::Releasing
+            | Step::ReleasingAgain
+            | Step::Released
+            | Step::ReleasedAgain
+            | Step::Freeing => {
                 self.resend -= 1;
                 return Some(false);
             }
         }
         self.resend -= 1;
+        self.fresh -= usize::from(first && self.fresh > 0);
         let (qos, retain, extra) = (flight.qos, flight.retain, flight.extra.clone());
+        let seq = flight.seq;
         let Some(message) = flight.message.clone() else {
             debug_assert!(false, "a session that is resumed kept its messages");
             self.outbound.remove(id);
@@ -799,7 +1043,7 @@ impl Session {
             &grant,
             qos,
             Some(id),
-            true,
+            !first,
             expiry_secs,
             out,
             limits,
@@ -810,6 +1054,7 @@ impl Session {
         } else {
             // [MQTT5-3.1.2-25] too large for this connection: as if it had been completed
             self.outbound.remove(id);
+            self.note_dequeued(seq);
         }
         Some(sent == Delivered::Sent)
     }
@@ -832,12 +1077,18 @@ impl Session {
     }
 
     /// PUBACK: the message is the client's, or refused by it, and not sent again to anybody `[MQTT5-4.4.0-2]
-    /// [MQTT5-4.8.2-6]`. Unknown ids are ignored: PUBACK has no answer to carry 0x92.
+    /// [MQTT5-4.8.2-6]`. Unknown ids are ignored: PUBACK has no answer to carry 0x92. The receipt that the message came
+    /// with; `None`: there was no such message.
     #[inline]
-    pub fn handle_puback(&mut self, id: PacketId, reason: ReasonCode, drops: &mut Drops) -> bool {
+    pub fn handle_puback(
+        &mut self,
+        id: PacketId,
+        reason: ReasonCode,
+        drops: &mut Drops,
+    ) -> Option<Receipt> {
         match self.outbound.get_mut(id) {
             Some(flight) if flight.qos == QoS::AtLeastOnce => {}
-            _ => return false,
+            _ => return None,
         }
         if reason.is_error() {
             drops.count(DropReason::RefusedByClient);
@@ -847,14 +1098,13 @@ impl Session {
 
     /// The packet id is free again.
     #[inline]
-    fn finish(&mut self, id: PacketId) -> bool {
-        let Some(flight) = self.outbound.remove(id) else {
-            return false;
-        };
+    fn finish(&mut self, id: PacketId) -> Option<Receipt> {
+        let flight = self.outbound.remove(id)?;
         if flight.step.counts() {
             self.unacked -= 1;
         }
-        true
+        self.note_dequeued(flight.seq);
+        Some(flight.receipt)
     }
 
     /// PUBREC: on success the message is the client's and PUBREL follows `[MQTT-4.3.3-1] [MQTT5-4.3.3-4]`; on an
@@ -867,7 +1117,7 @@ impl Session {
         drops: &mut Drops,
     ) {
         let answer = match self.outbound.get_mut(id) {
-            Some(flight) if flight.qos == QoS::ExactlyOnce => {
+            Some(flight) if flight.qos == QoS::ExactlyOnce && flight.step.was_sent() => {
                 if reason.is_error() {
                     drops.count(DropReason::RefusedByClient);
                     self.finish(id);
@@ -875,14 +1125,25 @@ impl Session {
                 }
                 flight.message = None;
                 flight.extra = Extra::default();
-                flight.step = match flight.step {
+                let seq = flight.seq;
+                let step = match flight.step {
+                    // PUBREL will come
+                    Step::Releasing | Step::ReleasingAgain => return,
                     // [MQTT5-4.3.3-5] [MQTT5-4.3.3-6] unacknowledged until PUBCOMP, and no PUBLISH any more
+                    Step::Published if self.kept => Step::Releasing,
+                    Step::PublishDue if self.kept => Step::ReleasingAgain,
                     Step::Published | Step::Released => Step::Released,
                     // what was due is settled by the PUBREL below
-                    Step::PublishDue | Step::ReleaseDue | Step::ReleasedAgain => {
-                        Step::ReleasedAgain
-                    }
+                    _ => Step::ReleasedAgain,
                 };
+                flight.step = step;
+                if matches!(step, Step::Releasing | Step::ReleasingAgain) {
+                    if let Some(journal) = self.journal() {
+                        journal.released(seq);
+                        journal.after(Effect::Release(id));
+                    }
+                    return;
+                }
                 ReasonCode::SUCCESS
             }
             _ if reason.is_error() => return,
@@ -894,13 +1155,23 @@ impl Session {
         encode_ack(PUBREL, id, answer, self.version, out.bytes_mut());
     }
 
-    /// PUBCOMP: the packet id is free.
+    /// PUBCOMP: the packet id is free, once that is kept.
     pub fn handle_pubcomp(&mut self, id: PacketId) -> bool {
-        match self.outbound.get_mut(id) {
-            Some(flight) if flight.step.is_released() => {}
+        let flight = match self.outbound.get_mut(id) {
+            Some(flight) if flight.step.is_released() => flight,
             _ => return false,
+        };
+        if !self.kept {
+            return self.finish(id).is_some();
         }
-        self.finish(id)
+        let (seq, counted) = (flight.seq, flight.step.counts());
+        flight.step = Step::Freeing;
+        self.unacked -= u16::from(counted);
+        if let Some(journal) = self.journal() {
+            journal.dequeued(seq);
+            journal.after(Effect::Free(id));
+        }
+        true
     }
 }
 

@@ -81,7 +81,9 @@ impl Held {
         Self::of(Owned::Here(message))
     }
 
-    pub(crate) fn shared(message: Arc<Message>) -> Self {
+    /// Holds a message that others have too.
+    #[must_use]
+    pub fn shared(message: Arc<Message>) -> Self {
         Self::of(Owned::Elsewhere(message))
     }
 

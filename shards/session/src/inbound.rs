@@ -248,6 +248,9 @@ impl Session {
             // Nothing else ends it before PUBREL, the message's expiry neither [MQTT5-4.3.3-13]
             if !(reason.is_error() && self.version.is_v5()) {
                 self.inbound.push(id, Received { counted: true });
+                if let Some(journal) = self.journal() {
+                    journal.received(id);
+                }
             }
             PUBREC
         } else {
@@ -280,11 +283,19 @@ impl Session {
     }
 
     /// PUBREL: the client's packet id is free again; PUBCOMP follows, also for an id that is not known
-    /// `[MQTT-4.3.3-2] [MQTT5-4.3.3-11] [MQTT5-4.3.3-12]`.
+    /// `[MQTT-4.3.3-2] [MQTT5-4.3.3-11] [MQTT5-4.3.3-12]`. Where a store keeps the session PUBCOMP waits until it has
+    /// that: one answer is owed to the key that is returned.
     #[inline]
-    pub fn handle_pubrel(&mut self, id: PacketId, out: &mut Output) {
+    pub fn handle_pubrel(&mut self, id: PacketId, out: &mut Output) -> Option<AckKey> {
+        let mut owed = 0;
         let (reason, counts) = match self.inbound.remove(id) {
-            Some(received) => (ReasonCode::SUCCESS, received.counted),
+            Some(received) => {
+                if let Some(journal) = self.journal() {
+                    journal.freed(id);
+                    owed = 1;
+                }
+                (ReasonCode::SUCCESS, received.counted)
+            }
             // [MQTT5-3.7.2-1]
             None => (ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, false),
         };
@@ -295,9 +306,9 @@ impl Session {
                 reason,
                 counts,
             },
-            0,
+            owed,
             out,
-        );
+        )
     }
 
     #[inline]
@@ -439,7 +450,9 @@ impl Session {
             waiting.ack.reason = error;
             if waiting.ack.packet_type == PUBREC {
                 let id = waiting.ack.id;
-                self.inbound.remove(id);
+                if self.inbound.remove(id).is_some() && self.kept {
+                    self.journal.get_or_insert_with(Box::default).freed(id);
+                }
                 // what the client sent again meanwhile was taken for a repeat of the refused one
                 for later in self.acks.publishes.range_mut(index + 1..) {
                     if later.ack.packet_type == PUBREC && later.ack.id == id {

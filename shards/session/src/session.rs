@@ -9,8 +9,9 @@ use corqtt_codec::{PacketId, Version};
 use crate::alias::{InboundAliases, OutboundAliases};
 use crate::deliver::{Flight, Queued, Unsent};
 use crate::inbound::{AckRing, Received};
+use crate::journal::{Change, Effect, Journal};
 use crate::packet_ids::PacketIds;
-use crate::{Now, Will};
+use crate::{Held, Now, Will};
 
 /// What a CONNECT asks for, after the broker's own limits were applied.
 #[derive(Debug)]
@@ -58,6 +59,9 @@ pub struct Session {
     /// Among these may be PUBRELs, which do not wait for a PUBLISH that has no place.
     pub(crate) releases_due: bool,
     pub(crate) outbound: PacketIds<Flight>,
+    /// Of the slots at the end of `outbound`, those whose PUBLISH waits for the store, or was never sent yet; 0 after a
+    /// resume. Where it is `resend`, nothing old is among them.
+    pub(crate) fresh: usize,
     pub(crate) queue: VecDeque<Queued>,
     pub(crate) queue_bytes: usize,
 
@@ -70,6 +74,11 @@ pub struct Session {
     pub(crate) acks: AckRing,
 
     pub(crate) will: Option<Box<Will>>,
+    /// A store keeps it: its changes go there.
+    pub(crate) kept: bool,
+    /// The next message's sequence number.
+    pub(crate) next_seq: u64,
+    pub(crate) journal: Option<Box<Journal>>,
     /// It has ended and only its subscriptions are still to go: what comes is dropped.
     pub(crate) over: bool,
     /// Monotonic milliseconds; set while disconnected.
@@ -126,6 +135,7 @@ impl Session {
             resend: 0,
             releases_due: false,
             outbound: PacketIds::default(),
+            fresh: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
             received_unacked: 0,
@@ -133,6 +143,9 @@ impl Session {
             inbound: PacketIds::default(),
             acks: AckRing::default(),
             will: None,
+            kept: false,
+            next_seq: 1,
+            journal: None,
             over: false,
             expires_at_ms: None,
             will_at_ms: None,
@@ -289,6 +302,7 @@ impl Session {
             self.releases_due |= flight.resume();
         }
         self.resend = self.outbound.slots();
+        self.fresh = 0;
         self.connected = true;
     }
 
@@ -299,6 +313,7 @@ impl Session {
         self.inbound_aliases = None;
         self.outbound_aliases = None;
         self.resend = 0;
+        self.fresh = 0;
         self.unacked = 0;
         self.acks.mute();
         // [MQTT-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.1.2-10] [MQTT5-3.14.4-3]
@@ -328,6 +343,18 @@ impl Session {
         Closed { will: None, ended }
     }
 
+    /// There is a will that is not published yet.
+    #[must_use]
+    pub const fn has_will(&self) -> bool {
+        self.will.is_some()
+    }
+
+    /// The will has a delay: it is not published at once when the connection ends.
+    #[must_use]
+    pub fn will_waits(&self) -> bool {
+        self.will.as_ref().is_some_and(|will| will.delay_secs > 0)
+    }
+
     /// The will, if it waits for its delay; it is published when a session ends `[MQTT5-3.1.3-9]` and dropped when
     /// the client comes back in time.
     pub fn take_will(&mut self) -> Option<Box<Will>> {
@@ -346,6 +373,104 @@ impl Session {
         }
     }
 
+    /// A store keeps the session from now on.
+    pub const fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// A store keeps the session.
+    #[inline]
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    #[inline]
+    pub(crate) fn journal(&mut self) -> Option<&mut Journal> {
+        self.kept
+            .then(|| &mut **self.journal.get_or_insert_with(Box::default))
+    }
+
+    /// A message has left the session for good.
+    #[inline]
+    pub(crate) fn note_dequeued(&mut self, seq: u64) {
+        if let Some(journal) = self.journal() {
+            journal.dequeued(seq);
+        }
+    }
+
+    /// Something has changed that is to be taken by [`Session::take_news`].
+    #[inline]
+    #[must_use]
+    pub const fn has_news(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// What has changed since the last time, and what may only be done once that is kept ([`Session::apply`]).
+    pub fn take_news(&mut self) -> (Vec<Change>, Vec<Effect>) {
+        match self.journal.take() {
+            Some(journal) => (journal.changes, journal.effects),
+            None => Default::default(),
+        }
+    }
+
+    /// A session as a store kept it. What belongs to it follows: [`Session::restore_message`] in the order of sequence
+    /// numbers, [`Session::restore_received`], [`Session::restore_left`].
+    #[must_use]
+    pub fn restored(
+        client_id: &str,
+        username: Option<&str>,
+        version: Version,
+        session_expiry_secs: u32,
+    ) -> Self {
+        Self {
+            version,
+            session_expiry_secs,
+            kept: true,
+            ..Self::new(client_id, username)
+        }
+    }
+
+    /// A message that the session had: in its queue, or in flight with a packet id, and whether PUBREC had come.
+    pub fn restore_message(
+        &mut self,
+        seq: u64,
+        message: Held,
+        delivery: crate::Delivery,
+        packet_id: Option<PacketId>,
+        released: bool,
+    ) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        match packet_id {
+            Some(id) => {
+                let flight = Flight::restored(seq, message, delivery, released);
+                self.outbound.push(id, flight);
+                self.next_packet_id = crate::packet_ids::next_id(id);
+            }
+            None => {
+                self.queue_bytes += message.size();
+                self.queue.push_back(Queued::restored(seq, message, delivery));
+            }
+        }
+    }
+
+    /// A QoS 2 message of the client waits for PUBREL.
+    pub fn restore_received(&mut self, id: PacketId) {
+        self.inbound.push(id, Received { counted: false });
+    }
+
+    /// Its connection ended that many milliseconds ago, by whatever clock.
+    pub fn restore_left(&mut self, will: Option<Box<Will>>, ago_ms: u64, now: Now) {
+        let left_ms = |secs: u32| (u64::from(secs) * 1000).saturating_sub(ago_ms);
+        if self.session_expiry_secs != u32::MAX {
+            self.expires_at_ms = Some(now.mono_ms + left_ms(self.session_expiry_secs));
+        }
+        self.will_at_ms = will
+            .as_ref()
+            .map(|will| now.mono_ms + left_ms(will.delay_secs));
+        self.will = will;
+    }
+
     /// Takes the messages of shared groups out of the queue: another member may be there to get them. What was begun
     /// stays with this one `[MQTT5-4.8.2-4]`.
     pub fn take_unsent_shared(&mut self) -> Leftover {
@@ -358,6 +483,9 @@ impl Session {
         self.queue = rest;
         let taken: usize = shared.iter().map(|queued| queued.message().size()).sum();
         self.queue_bytes -= taken;
+        for queued in &shared {
+            self.note_dequeued(queued.seq);
+        }
         Leftover {
             flights: VecDeque::new(),
             queue: shared,
@@ -369,7 +497,9 @@ impl Session {
     pub fn into_unsent(&mut self) -> Leftover {
         self.queue_bytes = 0;
         self.resend = 0;
+        self.fresh = 0;
         self.unacked = 0;
+        self.journal = None;
         Leftover {
             flights: self.outbound.take(),
             queue: std::mem::take(&mut self.queue),

@@ -41,6 +41,12 @@ impl Will {
         )
     }
 
+    /// A will as a store kept it.
+    #[must_use]
+    pub fn restored(message: Message, delay_secs: u32, expiry_secs: Option<u32>) -> Self {
+        Self::of(message, delay_secs, expiry_secs)
+    }
+
     pub(crate) fn of(message: Message, delay_secs: u32, expiry_secs: Option<u32>) -> Self {
         Self {
             counted: Counted::new(size_of::<Self>() + message.size()),

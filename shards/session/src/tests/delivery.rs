@@ -101,6 +101,7 @@ fn an_error_of_the_client_ends_the_message() {
         bench
             .session
             .handle_puback(id(1), refused, &mut bench.drops)
+            .is_some()
     );
     assert_eq!(bench.pubrec(2, refused), b"");
     assert_eq!(bench.session.inflight_len(), 0);

@@ -4,6 +4,7 @@
 mod aliases;
 mod delivery;
 mod fuzzed;
+mod kept;
 mod lifetime;
 mod model;
 mod publishes;
@@ -177,6 +178,7 @@ impl Bench {
     fn puback(&mut self, packet_id: u16) -> bool {
         self.session
             .handle_puback(id(packet_id), ReasonCode::SUCCESS, &mut self.drops)
+            .is_some()
     }
 
     fn pubrec(&mut self, packet_id: u16, reason: ReasonCode) -> Vec<u8> {
