@@ -339,8 +339,7 @@ impl Shard {
         for change in changes {
             self.keeping.note(session, &client_id, change);
         }
-        // what is in no batch has no effects
-        let token = self.keeping.next_token;
+        let token = self.keeping.last_token();
         let effects = effects
             .into_iter()
             .map(|effect| (token, session, generation, effect));

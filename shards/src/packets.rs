@@ -295,6 +295,9 @@ impl Shard {
         let connection = &self.wires.slots[slot as usize];
         let session = connection.session;
         if routed.refused && !connection.version.is_v5() {
+            if let Some(receipt) = routed.receipt {
+                self.keeping.close_receipt(receipt);
+            }
             // [MQTT-4.8.0-2] before 5.0 there is no way to refuse but to close without an acknowledgement
             return self.violation(slot, ReasonCode::QUOTA_EXCEEDED, REFUSED);
         }

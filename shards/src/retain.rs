@@ -255,7 +255,10 @@ impl Shard {
     fn send_retained_message(&mut self, slot: u32, message: &Arc<Message>, sub: Subscription) {
         let session = self.wires.slots[slot as usize].session;
         let mut frame = std::mem::take(&mut self.frame);
-        let mut outgoing = Outgoing::kept(message, &mut frame).single(true);
+        let name = self.keeping.name(self.me);
+        let mut outgoing = Outgoing::kept(message, &mut frame)
+            .single(true)
+            .named(name);
         let id = sub.id.map(std::num::NonZeroU32::get);
         // [MQTT-3.3.1-8] (section 3.3.1.3 of 5.0) retained messages of a new subscription have RETAIN set
         let grant = Grant {
@@ -266,7 +269,11 @@ impl Shard {
         };
         // not a live copy: it must not be remembered as one
         self.wires.slots[slot as usize].paging = false;
-        let mut routed = Routed::default();
+        // nobody waits for it
+        let mut routed = Routed {
+            strict: true,
+            ..Routed::default()
+        };
         self.deliver(ClientKey(session), &mut outgoing, grant, &mut routed);
         self.wires.slots[slot as usize].paging = true;
         self.frame = frame;
