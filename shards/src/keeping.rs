@@ -32,7 +32,7 @@ pub(crate) struct Keeping {
     ops: Vec<Option<Op>>,
     gone: usize,
     /// Messages in `ops` that were sent and may still go: (session slot, sequence number) to place.
-    recent: HashMap<(u32, u64), u32>,
+    recent: HashMap<(u32, u64), u32, foldhash::fast::RandomState>,
     /// Token of the batch that gathers.
     next_token: Token,
     /// All batches up to this one are kept.
@@ -142,7 +142,7 @@ impl Keeping {
             store,
             ops: Vec::new(),
             gone: 0,
-            recent: HashMap::new(),
+            recent: HashMap::default(),
             next_token: Token(1),
             kept: Token(0),
             outstanding: false,
