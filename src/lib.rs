@@ -13,6 +13,7 @@ mod panel;
 pub mod process;
 pub mod reload;
 pub mod settings;
+mod store;
 mod system;
 pub mod tls;
 pub mod wiring;

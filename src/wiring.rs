@@ -2,6 +2,7 @@
 //! Builds the parts from the settings, connects them, and takes them down again.
 
 use std::collections::BTreeSet;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,11 @@ use anyhow::Context;
 use corqtt_codec::{QoS, Version};
 use corqtt_port::auth::{Anonymous, Auth};
 use corqtt_port::lane::{self, Sender};
-use corqtt_port::store::{Memory, Store};
+use corqtt_port::store::{Answer, Memory, Store};
 use corqtt_shards::{
     Admission, Bound, Capabilities, Certificates, Clients, Compatibilities, Config, DrainStep,
-    Driven, Limits, Listener, Network, Ports, Runtime, ToShard, bind, bind_unix, glommio_available,
-    start,
+    Driven, Limits, Listener, Network, Ports, Restored, Runtime, Starting, ToShard, bind,
+    bind_unix, glommio_available, start,
 };
 use corqtt_topics::{ShardId, Strategy};
 use corqtt_transport::websocket::Origins;
@@ -26,6 +27,7 @@ use crate::reload::Outcome;
 use crate::settings::{
     self, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
 };
+use crate::store::{self, Keeper, Opened};
 use crate::tls;
 
 /// File descriptors that are not for connections.
@@ -53,6 +55,8 @@ pub struct Broker {
     inboxes: Vec<Sender<ToShard>>,
     certificates: Vec<Shown>,
     edge: Edge,
+    /// `None`: sessions end with the process.
+    keeper: Option<Keeper>,
 }
 
 /// The certificates that a listener shows, and where they come from.
@@ -76,7 +80,8 @@ impl Broker {
         log: &LogHandle,
     ) -> anyhow::Result<Self> {
         let mut certificates = Vec::new();
-        let config = Arc::new(config(settings, &mut certificates)?);
+        let opened = edges.open(settings)?;
+        let config = Arc::new(config(settings, &mut certificates, opened.as_ref())?);
         let http = settings.http.as_ref().map(Http::bind).transpose()?;
         let (mut inboxes, mut receivers) = (Vec::new(), Vec::new());
         for _ in 0..config.shards {
@@ -87,9 +92,21 @@ impl Broker {
         }
         let admission = Arc::new(Admission::new(&config));
         let clients = Arc::new(Clients::default());
-        let mut shards = Vec::new();
-        for (number, inbox) in (0..config.shards).zip(receivers) {
-            let (auth, store, marks) = edges.ports(number, &inboxes);
+        let (keeper, mut restored) = match opened {
+            Some(opened) => {
+                let (keeper, restored) = keep(opened, &config, &inboxes)?;
+                (Some(keeper), restored.into_iter().map(Some).collect())
+            }
+            None => (None, Vec::new()),
+        };
+        restored.resize_with(inboxes.len(), || None);
+        let mut starting = Vec::new();
+        let parts = (0..config.shards).zip(receivers).zip(restored);
+        for ((number, inbox), restored) in parts {
+            let (auth, mut store, marks) = edges.ports(number, &inboxes);
+            if let Some(keeper) = &keeper {
+                store = keeper.store(number);
+            }
             let shards_of = inboxes.clone();
             let ports = Ports {
                 auth,
@@ -100,9 +117,16 @@ impl Broker {
                 marks,
                 admission: admission.clone(),
                 clients: clients.clone(),
-                restored: None,
+                restored,
             };
-            shards.push(start(ShardId(number), &config, ports)?);
+            starting.push(start(ShardId(number), &config, ports)?);
+        }
+        let shards = starting
+            .into_iter()
+            .map(Starting::wait)
+            .collect::<Result<Vec<_>, _>>()?;
+        if keeper.is_some() {
+            open_to_clients(&inboxes);
         }
         for listener in &config.listeners {
             let protocol = settings.protocol_of(&listener.id);
@@ -121,6 +145,7 @@ impl Broker {
             inboxes,
             certificates,
             edge,
+            keeper,
         })
     }
 
@@ -152,31 +177,84 @@ impl Broker {
             }
         }
         self.edge.stop();
-        self.shards.into_iter().all(|shard| shard.join().is_ok())
+        let ended = self.shards.into_iter().all(|shard| shard.join().is_ok());
+        if let Some(keeper) = self.keeper {
+            keeper.stop();
+        }
+        ended
     }
 
     fn step(&self, step: DrainStep, deadline: Instant) -> bool {
-        let (reply, replies) = lane::blocking();
-        for inbox in &self.inboxes {
-            inbox.push(ToShard::Drain(step, reply.clone()));
-        }
-        let mut done = BTreeSet::new();
-        let mut batch = Vec::new();
-        while done.len() < self.inboxes.len() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            replies.wait(&mut batch, Some(left));
-            done.extend(batch.drain(..).map(|shard: ShardId| shard.0));
-        }
-        true
+        ask_all(&self.inboxes, Some(deadline), |reply| {
+            ToShard::Drain(step, reply)
+        })
     }
+}
+
+/// Asks every shard and waits for all answers; false if the deadline passed first.
+fn ask_all(
+    inboxes: &[Sender<ToShard>],
+    deadline: Option<Instant>,
+    ask: impl Fn(Sender<ShardId>) -> ToShard,
+) -> bool {
+    let (reply, replies) = lane::blocking();
+    for inbox in inboxes {
+        inbox.push(ask(reply.clone()));
+    }
+    let mut done = BTreeSet::new();
+    let mut batch = Vec::new();
+    while done.len() < inboxes.len() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        replies.wait(&mut batch, left);
+        done.extend(batch.drain(..).map(|shard: ShardId| shard.0));
+    }
+    true
+}
+
+/// When every shard knows what the sessions of all others want, clients may come.
+fn open_to_clients(inboxes: &[Sender<ToShard>]) {
+    ask_all(inboxes, None, ToShard::Restored);
+    for inbox in inboxes {
+        inbox.push(ToShard::Listen);
+    }
+}
+
+/// Starts the store's thread; what each shard takes its sessions from.
+fn keep(
+    opened: Opened,
+    config: &Config,
+    inboxes: &[Sender<ToShard>],
+) -> anyhow::Result<(Keeper, Vec<Restored>)> {
+    let (to_shards, restored) = store::channels(config.shards);
+    let hasher = foldhash::fast::FixedState::with_seed(config.hash_seed);
+    let shards = u64::from(config.shards);
+    let owner = move |name: &str| (hasher.hash_one(name) % shards) as usize;
+    let tell = inboxes.iter().map(|inbox| {
+        let inbox = inbox.clone();
+        Box::new(move |answer: Answer| inbox.push(ToShard::Store(answer))) as _
+    });
+    let keeper = opened.start(to_shards, owner, tell.collect())?;
+    Ok((keeper, restored))
 }
 
 type Answering = (Box<dyn Auth>, Box<dyn Store>, Vec<Sender<ToShard>>);
 
 impl Edges {
+    /// The store that the settings name; `None`: memory, or a double.
+    fn open(self, settings: &Settings) -> anyhow::Result<Option<Opened>> {
+        match self {
+            Self::Real => store::open(
+                &settings.storage,
+                settings.limits.store_bytes.unwrap_or(0),
+            ),
+            #[cfg(feature = "doubles")]
+            Self::Doubles { .. } => Ok(None),
+        }
+    }
+
     /// A shard's authority, its store, and its ways to send marks.
     #[cfg_attr(
         not(feature = "doubles"),
@@ -265,7 +343,11 @@ fn listen(
     listeners.collect()
 }
 
-fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<Config> {
+fn config(
+    settings: &Settings,
+    certificates: &mut Vec<Shown>,
+    opened: Option<&Opened>,
+) -> anyhow::Result<Config> {
     let descriptors = raise_descriptors();
     let (shards, cpus) = placement(settings)?;
     let mut listeners = Vec::new();
@@ -287,9 +369,9 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
         session: session_limits(settings),
         limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
-        hash_seed: u64::from_ne_bytes(seed),
-        stamp_base: 0,
-        start: 0,
+        hash_seed: opened.map_or(u64::from_ne_bytes(seed), |opened| opened.hash_seed),
+        stamp_base: opened.map_or(0, Opened::stamp_base),
+        start: opened.map_or(0, |opened| opened.start),
     })
 }
 

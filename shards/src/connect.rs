@@ -580,6 +580,7 @@ impl Shard {
             }
             Some(Pending::Open(terms)) if !connection.closing => {
                 connection.asking = false;
+                crate::crash_point("connack");
                 self.finish_connect(slot, *terms);
                 self.make_ready(slot);
             }

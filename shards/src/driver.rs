@@ -41,6 +41,34 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// A shard whose thread was started.
+#[derive(Debug)]
+pub struct Starting {
+    shard: u8,
+    thread: JoinHandle<()>,
+    started: mpsc::Receiver<Result<(), String>>,
+}
+
+impl Starting {
+    /// Waits until the shard listens, or has taken back what its store kept.
+    ///
+    /// # Errors
+    /// When its executor or its descriptors cannot be had.
+    pub fn wait(self) -> Result<Driven, StartError> {
+        let cause = match self.started.recv() {
+            Ok(Ok(())) => {
+                return Ok(Driven {
+                    thread: self.thread,
+                });
+            }
+            Ok(Err(cause)) => cause,
+            Err(_) => "its thread ended".to_owned(),
+        };
+        let shard = self.shard;
+        Err(StartError { shard, cause })
+    }
+}
+
 /// A running shard.
 #[derive(Debug)]
 pub struct Driven {
@@ -75,11 +103,11 @@ pub fn glommio_available() -> Result<(), String> {
         .unwrap_or_else(|_| Err("the executor cannot be built".to_owned()))
 }
 
-/// Starts a shard on its thread and waits until it listens.
+/// Starts a shard on its thread. All of them are started before one is waited for: a store gives to all at once.
 ///
 /// # Errors
-/// When the thread, its executor or its descriptors cannot be had.
-pub fn start(me: ShardId, config: &Arc<Config>, ports: Ports) -> Result<Driven, StartError> {
+/// When the thread cannot be had.
+pub fn start(me: ShardId, config: &Arc<Config>, ports: Ports) -> Result<Starting, StartError> {
     let error = |cause: String| StartError { shard: me.0, cause };
     let cpu = config.cpus.get(usize::from(me.0)).copied();
     let (ready, started) = mpsc::sync_channel(1);
@@ -93,11 +121,11 @@ pub fn start(me: ShardId, config: &Arc<Config>, ports: Ports) -> Result<Driven, 
         .name(format!("shard-{}", me.0))
         .spawn(run)
         .map_err(|cause| error(cause.to_string()))?;
-    match started.recv() {
-        Ok(Ok(())) => Ok(Driven { thread }),
-        Ok(Err(cause)) => Err(error(cause)),
-        Err(_) => Err(error("its thread ended".to_owned())),
-    }
+    Ok(Starting {
+        shard: me.0,
+        thread,
+        started,
+    })
 }
 
 type Ready = mpsc::SyncSender<Result<(), String>>;

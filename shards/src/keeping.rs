@@ -436,7 +436,7 @@ impl Shard {
             crate::crash_point(match effect {
                 Effect::Publish(_) => "begun",
                 Effect::Release(_) => "pubrec-kept",
-                Effect::Free(_) => "pubcomp-kept",
+                Effect::Free(_) => "freed",
             });
             Some(self.wires.output(connection))
         };

@@ -45,7 +45,7 @@ pub use admission::Admission;
 pub use config::{
     Capabilities, Certificates, Compatibilities, Config, Limits, Listener, Network, Runtime,
 };
-pub use driver::{Driven, StartError, glommio_available, start};
+pub use driver::{Driven, StartError, Starting, glommio_available, start};
 pub use lanes::{DrainStep, HandOff, ToShard};
 pub use limits::Limited;
 pub use listener::{BindError, Bound, Place, bind, bind_unix, listen_alone};
@@ -53,7 +53,25 @@ pub use numbers::Clients;
 pub use restore::Restored;
 pub use shard::{Ports, Shard};
 
-/// A step of the order in which a message is kept and sent: tests end the process there.
+/// A step of the order in which things are kept and sent; `CORQTT_CRASH_AT=NAME:N` ends a process of the doubles' build
+/// when it comes to that step for the Nth time.
+///
+/// | name | when |
+/// |---|---|
+/// | commit | the store has a batch, and nothing that waited for it has gone on |
+/// | puback | before a PUBACK that waited is written |
+/// | received | before a PUBREC that waited is written |
+/// | pubrec-sent | PUBREL came |
+/// | pubrel-kept | before a PUBCOMP that waited is written |
+/// | begun | a packet id is kept, before its PUBLISH |
+/// | publish-sent | PUBACK or PUBREC came |
+/// | pubrec-kept | a PUBREC is kept, before its PUBREL |
+/// | pubcomp | PUBCOMP came |
+/// | freed | a PUBCOMP is kept, before its packet id is free |
+/// | connack | a session is kept, before CONNACK |
+/// | suback | a subscription is kept, before SUBACK or UNSUBACK |
+/// | forward | the record of a QoS 2 message is kept, before other shards get it |
+/// | settled | what another shard sent is kept, before its mark |
 #[cfg(feature = "doubles")]
 pub(crate) fn crash_point(name: &str) {
     use std::sync::OnceLock;

@@ -367,6 +367,11 @@ impl Shard {
         let session = self.wires.slots[slot as usize].session;
         let state = &mut self.sessions.slots[session as usize].session;
         let before = state.inflight_len();
+        crate::crash_point(match kind {
+            PUBACK | PUBREC => "publish-sent",
+            PUBREL => "pubrec-sent",
+            _ => "pubcomp",
+        });
         match kind {
             PUBACK => {
                 let receipt = state.handle_puback(id, reason, &mut self.drops);

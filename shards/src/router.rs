@@ -498,7 +498,12 @@ impl Shard {
                         Some(self.wires.output(connection))
                     };
                     let error = refused.then_some(ReasonCode::QUOTA_EXCEEDED);
-                    crate::crash_point("ack");
+                    crate::crash_point(match slot.session.awaited(key) {
+                        Some(4) => "puback",
+                        Some(5) => "received",
+                        Some(7) => "pubrel-kept",
+                        _ => "suback",
+                    });
                     slot.session.release(key, error, out);
                     self.note_news(session);
                     if connection != NONE {
@@ -507,7 +512,10 @@ impl Shard {
                     }
                 }
                 Waiter::Connect(key) => self.connect_is_kept(key),
-                Waiter::Mark { to, upto } => self.send_mark(to, upto, upto, true),
+                Waiter::Mark { to, upto } => {
+                    crate::crash_point("settled");
+                    self.send_mark(to, upto, upto, true);
+                }
                 Waiter::Receipt(_) => {}
             }
         }

@@ -143,7 +143,8 @@ impl Broker {
         let admission = Arc::new(Admission::new(&config));
         let shards = (0..setup.shards).zip(receivers).map(|(shard, inbox)| {
             let ports = ports(shard, setup, &inboxes, inbox, &admission);
-            start(ShardId(shard), &config, ports).expect("a shard")
+            let starting = start(ShardId(shard), &config, ports).expect("a thread");
+            starting.wait().expect("a shard")
         });
         Self {
             address: address(&config),

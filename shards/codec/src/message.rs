@@ -63,7 +63,7 @@ pub struct MessageRef<'a> {
 
 /// Names a message that a node keeps, for as long as any session there has it; never used twice. Ordered by the start
 /// that it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId {
     /// Starts of the broker before this one, on its store.
     pub start: u32,

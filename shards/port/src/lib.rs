@@ -23,6 +23,8 @@ pub mod histogram;
 pub mod lane;
 pub mod routes;
 pub mod store;
+#[cfg(feature = "doubles")]
+pub mod suite;
 
 /// Names a connection of a shard: its slot, and how often the slot was used, so that a late answer to a connection
 /// that is gone finds nobody.

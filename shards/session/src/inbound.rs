@@ -16,6 +16,8 @@ use crate::{Limits, Output, Session};
 const PUBACK: u8 = 4;
 const PUBREC: u8 = 5;
 const PUBCOMP: u8 = 7;
+/// Stands for UNSUBACK too.
+const SUBACK: u8 = 9;
 
 /// The client broke a rule: its connection ends, with this reason where its version has reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -387,6 +389,17 @@ impl Session {
             sequence,
             subscription: true,
         })
+    }
+
+    /// Packet type of an acknowledgement that waits.
+    #[must_use]
+    pub fn awaited(&self, key: AckKey) -> Option<u8> {
+        if key.subscription {
+            return Some(SUBACK);
+        }
+        let index = key.sequence.wrapping_sub(self.acks.first) as usize;
+        let waiting = self.acks.publishes.get(index)?;
+        Some(waiting.ack.packet_type)
     }
 
     /// The acknowledgement has left, or its connection is gone.
