@@ -73,7 +73,7 @@ mqtt:
 CONF
 
 mosquitto="mosquitto@127.0.0.1:${ports[0]},tls:${ports[1]},ws:${ports[2]},wss:${ports[3]}"
-corqtt="$release/corqtt --conf=$dir/corqtt.yml --level=warn --http=off --tcp=127.0.0.1:{port} --tls=127.0.0.1:{port.tls}"
+corqtt="$release/corqtt --storage-way=memory --conf=$dir/corqtt.yml --level=warn --http=off --tcp=127.0.0.1:{port} --tls=127.0.0.1:{port.tls}"
 corqtt+=" --ws=127.0.0.1:{port.ws} --wss=127.0.0.1:{port.wss}"
 relay="{self} relay --listen=127.0.0.1:{port} --tls=127.0.0.1:{port.tls}"
 relay+=" --server-cert=$dir/server.pem --server-key=$dir/server-key.pem"

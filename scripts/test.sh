@@ -37,6 +37,8 @@ WANTED=("$@")
 
 export CARGO_TARGET_DIR=$TARGET PYTHONDONTWRITEBYTECODE=1 CARGO_TERM_COLOR=never
 export TMPDIR=$TARGET/test-tmp CORQTT_TEST_CERTIFICATES=$TARGET/test-tmp/certificates
+# each suite of behaviour by itself runs without a disk; those that are about a store name theirs
+export CORQTT_STORAGE_WAY=memory
 export CORQTT_BIN=$TARGET/ci/corqtt CORQTT_DOUBLES_BIN=$TARGET/ci/corqtt-doubles
 
 main() {
@@ -92,6 +94,10 @@ stage_behaviour() {
       suite "behaviour-$shards-$runtime" "$shards" "$runtime" "" behaviour
     done
   done
+  local way
+  for way in redb fjall; do
+    CORQTT_STORAGE_WAY=$way suite "behaviour-$way" 2 auto "" behaviour
+  done
   # the seed is printed, so that a failure can be repeated
   suite "behaviour-doubles" 2 auto doubles behaviour
 }
@@ -99,6 +105,7 @@ stage_behaviour() {
 stage_wire() {
   suite "wire-epoll" 2 epoll "" wire
   suite "wire-glommio" 2 glommio "" wire
+  CORQTT_STORAGE_WAY=redb suite "wire-redb" 2 auto "" wire
   suite "wire-doubles" 2 auto doubles wire
 }
 

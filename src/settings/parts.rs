@@ -81,6 +81,8 @@ const BUILT: &[Part] = &[
     Part::Http,
     Part::Unix,
     Part::ProxyProtocol,
+    Part::Redb,
+    Part::Fjall,
 ];
 
 /// A set of parts: those of this build, or others in a test.
