@@ -313,7 +313,7 @@ mod tests {
             };
             let first = lane.next;
             for number in first..first + many {
-                let pushed = lane.push_publish(ShardId(0), &message, 0, true, &[], false);
+                let pushed = lane.push_publish(ShardId(0), &message, 0, true, &[], false, None);
                 assert_eq!(pushed, number);
             }
             lane.flush();
