@@ -246,10 +246,7 @@ impl Edges {
     /// The store that the settings name; `None`: memory, or a double.
     fn open(self, settings: &Settings) -> anyhow::Result<Option<Opened>> {
         match self {
-            Self::Real => store::open(
-                &settings.storage,
-                settings.limits.store_bytes.unwrap_or(0),
-            ),
+            Self::Real => store::open(&settings.storage, settings.limits.store_bytes.unwrap_or(0)),
             #[cfg(feature = "doubles")]
             Self::Doubles { .. } => Ok(None),
         }
@@ -369,7 +366,7 @@ fn config(
         session: session_limits(settings),
         limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
-        hash_seed: opened.map_or(u64::from_ne_bytes(seed), |opened| opened.hash_seed),
+        hash_seed: opened.map_or_else(|| u64::from_ne_bytes(seed), |opened| opened.hash_seed),
         stamp_base: opened.map_or(0, Opened::stamp_base),
         start: opened.map_or(0, |opened| opened.start),
     })

@@ -309,7 +309,9 @@ impl Shard {
         routed.strict |= recorded;
         let held = routed.held.take();
         let owed = routed.owed.len() as u16
-            + held.as_ref().map_or(0, |owed| owed.shards.count_ones() as u16)
+            + held
+                .as_ref()
+                .map_or(0, |owed| owed.shards.count_ones() as u16)
             + u16::from(routed.stored)
             + u16::from(routed.continues);
         let out = self.wires.output(slot);

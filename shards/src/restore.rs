@@ -69,8 +69,7 @@ impl Shard {
                 subscription_id,
                 ..
             } => {
-                if let (Some(session), Ok(filter)) =
-                    (reviving.session, TopicFilter::parse(&filter))
+                if let (Some(session), Ok(filter)) = (reviving.session, TopicFilter::parse(&filter))
                 {
                     let sub = Subscription {
                         qos: options.qos,
@@ -163,9 +162,5 @@ impl Shard {
 }
 
 fn will_of(will: &store::Will) -> Will {
-    Will::restored(
-        (*will.message).clone(),
-        will.delay_secs,
-        will.expiry_secs,
-    )
+    Will::restored((*will.message).clone(), will.delay_secs, will.expiry_secs)
 }

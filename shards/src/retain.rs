@@ -256,9 +256,7 @@ impl Shard {
         let session = self.wires.slots[slot as usize].session;
         let mut frame = std::mem::take(&mut self.frame);
         let name = self.keeping.name(self.me);
-        let mut outgoing = Outgoing::kept(message, &mut frame)
-            .single(true)
-            .named(name);
+        let mut outgoing = Outgoing::kept(message, &mut frame).single(true).named(name);
         let id = sub.id.map(std::num::NonZeroU32::get);
         // [MQTT-3.3.1-8] (section 3.3.1.3 of 5.0) retained messages of a new subscription have RETAIN set
         let grant = Grant {

@@ -212,7 +212,15 @@ impl Shard {
             }
             let plain = matches.shards & bit != 0;
             if self.holds_back(&message, publisher, shard, waits) {
-                hold_back(outgoing, publisher, shard, plain, &groups, routed, self.config.shards);
+                hold_back(
+                    outgoing,
+                    publisher,
+                    shard,
+                    plain,
+                    &groups,
+                    routed,
+                    self.config.shards,
+                );
                 continue;
             }
             self.send_away(
@@ -244,9 +252,9 @@ impl Shard {
     }
 
     fn is_kept(&self, publisher: Publisher) -> bool {
-        publisher.client.is_some_and(|client| {
-            self.sessions.slots[client.0 as usize].session.is_kept()
-        })
+        publisher
+            .client
+            .is_some_and(|client| self.sessions.slots[client.0 as usize].session.is_kept())
     }
 
     #[allow(

@@ -103,8 +103,7 @@ impl Book {
             Op::Left { client_id, at_ms } => {
                 let key = client_id.as_bytes();
                 if let Some(row) = get(engine, group, Table::Sessions, key)? {
-                    let mut row: SessionRow =
-                        decode(&row).map_err(unreadable(Table::Sessions))?;
+                    let mut row: SessionRow = decode(&row).map_err(unreadable(Table::Sessions))?;
                     row.left_at_ms = Some(at_ms);
                     group.insert((Table::Sessions, key.to_vec()), Some(encode(&row)));
                 }
@@ -396,8 +395,7 @@ impl Book {
             cleared.sessions += 1;
             self.end(engine, group, &client_id)?;
         }
-        let has_expired =
-            |row: &MessageRow| row.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        let has_expired = |row: &MessageRow| row.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
         let mut gone = Vec::new();
         read_all(engine, Table::Retained, &[], |key, value| {
             if has_expired(&decode::<RetainedRow>(value)?.message) {
@@ -623,7 +621,9 @@ fn deliveries(
         let ids: Option<Box<[u32]>> = (row.id != 0).then(|| [row.id].into());
         let retain = owed.message.retain && options.retain_as_published;
         if filter.is_shared() {
-            let is_this = |(group, of): &(Box<str>, _)| **group == *full && *of == corqtt_topics::ShardId(shard);
+            let is_this = |(group, of): &(Box<str>, _)| {
+                **group == *full && *of == corqtt_topics::ShardId(shard)
+            };
             if let Some(at) = owed.groups.iter().position(is_this)
                 && !chosen[at]
             {
@@ -659,4 +659,3 @@ fn deliveries(
     all.extend(plain);
     Ok(all)
 }
-

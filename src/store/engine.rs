@@ -95,6 +95,9 @@ impl EngineError {
 
 pub(crate) type Result<T> = std::result::Result<T, EngineError>;
 
+/// What a scan calls with the key and the value of each row.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A key-value engine, used by one thread.
 pub(crate) trait Engine: Send {
     /// All of the rows or none, in their order; on the disk when it returns if `durable`.
@@ -107,16 +110,8 @@ pub(crate) trait Engine: Send {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// All rows whose keys begin with `prefix`, in the order of their keys.
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<()>;
+    fn scan(&self, table: Table, prefix: &[u8], each: Each<'_>) -> Result<()>;
 
     /// What it takes on the disk (bytes).
     fn bytes(&self) -> u64;
-
-    /// Gives back what deleted rows took.
-    fn compact(&mut self) -> Result<()>;
 }

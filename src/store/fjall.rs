@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! fjall: a log-structured merge tree in a directory.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::engine::{Engine, EngineError, Result, Row, Table};
+use super::engine::{Each, Engine, EngineError, Result, Row, Table};
 
 pub(crate) const DIRECTORY: &str = "fjall";
 
@@ -67,12 +66,7 @@ impl Engine for Fjall {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<()> {
+    fn scan(&self, table: Table, prefix: &[u8], each: Each<'_>) -> Result<()> {
         for row in self.keyspaces[table as usize].prefix(prefix) {
             let (key, value) = row.into_inner()?;
             if each(&key, &value).is_break() {
@@ -84,13 +78,5 @@ impl Engine for Fjall {
 
     fn bytes(&self) -> u64 {
         self.database.disk_space().unwrap_or(0)
-    }
-
-    fn compact(&mut self) -> Result<()> {
-        for keyspace in &self.keyspaces {
-            keyspace.rotate_memtable_and_wait()?;
-            keyspace.major_compact()?;
-        }
-        Ok(())
     }
 }

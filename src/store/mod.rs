@@ -18,7 +18,6 @@ mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,11 +25,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Op, Store};
+use corqtt_shards::Restored;
 
 use book::{Book, Cleared, Group};
 use engine::{Engine, EngineError, Table};
 use lock::Lock;
-pub use writer::StoreNumbers;
 use writer::{ALIVE, Handle, Tell, ToWriter, Writer};
 
 use crate::settings::{StorageSettings, StorageSync, StorageWay};
@@ -48,7 +47,7 @@ fn wall_ms() -> u64 {
 }
 
 /// A store that no shard uses yet.
-pub struct Opened {
+pub(crate) struct Opened {
     engine: Box<dyn Engine>,
     book: Book,
     _lock: Lock,
@@ -57,9 +56,9 @@ pub struct Opened {
     bytes_max: u64,
     alive_at_ms: u64,
     /// Starts on this store before this one.
-    pub start: u32,
+    pub(crate) start: u32,
     /// Keyed hash of client ids: the same in every start, since what is owed is owed to shards.
-    pub hash_seed: u64,
+    pub(crate) hash_seed: u64,
 }
 
 impl std::fmt::Debug for Opened {
@@ -91,13 +90,17 @@ fn stored_number(engine: &dyn Engine, name: &[u8]) -> anyhow::Result<Option<u64>
 ///
 /// # Errors
 /// When its directory cannot be had or another process has it, when it is of a later version, or cannot be read.
-pub fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result<Option<Opened>> {
+pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result<Option<Opened>> {
     if settings.way == StorageWay::Memory {
         return Ok(None);
     }
     let path = &settings.path;
-    std::fs::create_dir_all(path)
-        .with_context(|| format!("{} cannot be made; name another --storage-path", path.display()))?;
+    std::fs::create_dir_all(path).with_context(|| {
+        format!(
+            "{} cannot be made; name another --storage-path",
+            path.display()
+        )
+    })?;
     let lock = Lock::take(path)?;
     let mut engine = engine(settings.way, path)?;
     match stored_number(&*engine, FORMAT)? {
@@ -146,7 +149,7 @@ pub fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result<Option
 impl Opened {
     /// Above the stamps of all retained messages that it has (ns).
     #[must_use]
-    pub fn stamp_base(&self) -> u64 {
+    pub(crate) fn stamp_base(&self) -> u64 {
         self.book.stamp
     }
 
@@ -159,13 +162,8 @@ impl Opened {
         self.write(&group)?;
         let mut group = Group::new();
         let (alive_at_ms, now_ms) = (self.alive_at_ms, wall_ms());
-        self.book.expire(
-            &*self.engine,
-            &mut group,
-            alive_at_ms,
-            now_ms,
-            &mut cleared,
-        )?;
+        self.book
+            .expire(&*self.engine, &mut group, alive_at_ms, now_ms, &mut cleared)?;
         self.write(&group)?;
         Ok(cleared)
     }
@@ -185,15 +183,13 @@ impl Opened {
     ///
     /// # Errors
     /// If no thread can be had.
-    pub fn start(
+    pub(crate) fn start(
         mut self,
         restored: Vec<SyncSender<Vec<Op>>>,
         owner: impl Fn(&str) -> usize + Send + 'static,
         tell: Vec<Tell>,
     ) -> anyhow::Result<Keeper> {
         let (to, from) = lane::blocking();
-        let numbers = Arc::new(StoreNumbers::default());
-        let shown = numbers.clone();
         let run = move || {
             let begun = std::time::Instant::now();
             match self.clear().and_then(|cleared| {
@@ -225,7 +221,6 @@ impl Opened {
                 tell,
                 sync,
                 bytes_max,
-                numbers,
                 path,
                 is_full: false,
                 unsynced_since: None,
@@ -237,11 +232,7 @@ impl Opened {
             .name("store".to_owned())
             .spawn(run)
             .context("no thread for the store")?;
-        Ok(Keeper {
-            to,
-            thread,
-            numbers: shown,
-        })
+        Ok(Keeper { to, thread })
     }
 
     fn give_back(
@@ -287,38 +278,34 @@ fn whose(op: &Op) -> &str {
 
 /// A store that is written to.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     to: Sender<ToWriter>,
     thread: JoinHandle<()>,
-    numbers: Arc<StoreNumbers>,
 }
 
 impl Keeper {
     /// A shard's way to it.
     #[must_use]
-    pub fn store(&self, shard: u8) -> Box<dyn Store> {
+    pub(crate) fn store(&self, shard: u8) -> Box<dyn Store> {
         Box::new(Handle {
             shard,
             to: self.to.clone(),
         })
     }
 
-    /// What it says of itself.
-    #[must_use]
-    pub fn numbers(&self) -> Arc<StoreNumbers> {
-        self.numbers.clone()
-    }
-
     /// Writes what is left, when all shards have ended.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.to.push(ToWriter::Stop);
         // a panic of its own has ended the process
         drop(self.thread.join());
     }
 }
 
+/// A shard's part of a restored store goes in here.
+type ToShards = SyncSender<Vec<Op>>;
+
 /// What shards take their part of a restored store from.
 #[must_use]
-pub fn channels(shards: u8) -> (Vec<SyncSender<Vec<Op>>>, Vec<mpsc::Receiver<Vec<Op>>>) {
+pub(crate) fn channels(shards: u8) -> (Vec<ToShards>, Vec<Restored>) {
     (0..shards).map(|_| mpsc::sync_channel(4)).unzip()
 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! redb: a copy-on-write B-tree in one file.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Builder, CommitError, Database, Durability, ReadableDatabase, StorageError,
-    TableDefinition, TableError,
+    Builder, CommitError, Database, Durability, ReadableDatabase, StorageError, TableDefinition,
+    TableError,
 };
 
-use super::engine::{Engine, EngineError, Result, Row, Table};
+use super::engine::{Each, Engine, EngineError, Result, Row, Table};
 
 /// Pages that are kept in memory (bytes). Values are read once, at a start.
 const CACHE_BYTES: usize = 64 << 20;
@@ -160,12 +159,7 @@ impl Engine for Redb {
         Ok(table.get(key)?.map(|value| value.value().to_vec()))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<()> {
+    fn scan(&self, table: Table, prefix: &[u8], each: Each<'_>) -> Result<()> {
         let transaction = self.database()?.begin_read()?;
         let table = transaction.open_table(definition(table))?;
         for row in table.range::<&[u8]>(prefix..)? {
@@ -179,14 +173,5 @@ impl Engine for Redb {
 
     fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |file| file.len())
-    }
-
-    fn compact(&mut self) -> Result<()> {
-        if let Some(database) = &mut self.database {
-            database
-                .compact()
-                .map_err(|error| EngineError::Broken(error.to_string()))?;
-        }
-        Ok(())
     }
 }

@@ -6,9 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corqtt_codec::{
-    Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, Version,
-};
+use corqtt_codec::{Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, Version};
 use corqtt_port::store::{Owed, Terms, Will};
 use corqtt_session::Delivery;
 use corqtt_topics::{ShardId, Stamp};
@@ -42,19 +40,14 @@ pub(crate) fn client_key(client_id: &str, rest: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The two parts of [`client_key`].
-pub(crate) fn split_key(key: &[u8]) -> Read<(&str, &[u8])> {
-    let end = key.iter().position(|byte| *byte == 0).ok_or(Unreadable)?;
-    let client_id = std::str::from_utf8(&key[..end]).map_err(|_| Unreadable)?;
-    Ok((client_id, &key[end + 1..]))
-}
-
 pub(crate) fn text(bytes: &[u8]) -> Read<&str> {
     std::str::from_utf8(bytes).map_err(|_| Unreadable)
 }
 
 pub(crate) fn number(bytes: &[u8]) -> Read<u64> {
-    Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| Unreadable)?))
+    Ok(u64::from_be_bytes(
+        bytes.try_into().map_err(|_| Unreadable)?,
+    ))
 }
 
 pub(crate) fn packet_id(bytes: &[u8]) -> Read<PacketId> {

@@ -2,8 +2,6 @@
 //! The thread that writes: what waits when a commit ends is the next commit, of all shards together.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use corqtt_port::lane::{Receiver, Sender};
@@ -51,21 +49,6 @@ impl Store for Handle {
 /// How a shard is answered.
 pub(crate) type Tell = Box<dyn Fn(Answer) + Send>;
 
-/// What the writer says of itself. Single writer.
-#[derive(Debug, Default)]
-pub struct StoreNumbers {
-    /// Commits since start.
-    pub commits: AtomicU64,
-    /// Operations in them.
-    pub operations: AtomicU64,
-    /// Nanoseconds that they took.
-    pub commit_ns: AtomicU64,
-    /// What the store takes on the disk (bytes), as of the last commit.
-    pub bytes: AtomicU64,
-    /// 1 while there is no room.
-    pub full: AtomicU64,
-}
-
 pub(crate) struct Writer {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) book: Book,
@@ -74,7 +57,6 @@ pub(crate) struct Writer {
     pub(crate) sync: StorageSync,
     /// 0: no limit.
     pub(crate) bytes_max: u64,
-    pub(crate) numbers: Arc<StoreNumbers>,
     /// For messages.
     pub(crate) path: PathBuf,
     pub(crate) is_full: bool,
@@ -112,20 +94,15 @@ impl Writer {
     /// How long to wait for something to do.
     fn patience(&self) -> Duration {
         match (self.sync, self.unsynced_since) {
-            (StorageSync::Every(interval), Some(since)) => {
-                interval.saturating_sub(since.elapsed())
-            }
+            (StorageSync::Every(interval), Some(since)) => interval.saturating_sub(since.elapsed()),
             _ => ALIVE_INTERVAL,
         }
     }
 
     fn write(&mut self, batches: Vec<(u8, Batch)>) -> Result<(), EngineError> {
-        let begun = Instant::now();
         let mut group = Group::new();
         let mut kept = Vec::with_capacity(batches.len());
-        let mut operations = 0;
         for (shard, batch) in batches {
-            operations += batch.ops.len() as u64;
             kept.push((shard, batch.token));
             for op in batch.ops {
                 self.book.apply(&*self.engine, &mut group, op)?;
@@ -139,11 +116,6 @@ impl Writer {
                 tell(Answer::Kept(token));
             }
         }
-        let numbers = &self.numbers;
-        let add = |to: &AtomicU64, more: u64| to.store(to.load(Ordering::Relaxed) + more, Ordering::Relaxed);
-        add(&numbers.commits, 1);
-        add(&numbers.operations, operations);
-        add(&numbers.commit_ns, begun.elapsed().as_nanos() as u64);
         self.watch_bytes();
         Ok(())
     }
@@ -179,7 +151,6 @@ impl Writer {
 
     fn watch_bytes(&mut self) {
         let bytes = self.engine.bytes();
-        self.numbers.bytes.store(bytes, Ordering::Relaxed);
         let limit = self.bytes_max;
         if limit == 0 {
             return;
@@ -196,7 +167,6 @@ impl Writer {
     fn set_full(&mut self, is_full: bool) {
         if self.is_full != is_full {
             self.is_full = is_full;
-            self.numbers.full.store(u64::from(is_full), Ordering::Relaxed);
             for tell in &self.tell {
                 tell(Answer::Full(is_full));
             }

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corqtt_codec::{
-    Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, Version,
-};
+use corqtt_codec::{Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, Version};
 use corqtt_session::{Change, Delivery};
 use corqtt_topics::Stamp;
 
@@ -426,7 +424,10 @@ pub fn run(store: &mut dyn Kept, seed: u64, batches: usize) {
             let expected = comparable(maker.model.restored());
             let given = comparable(store.restored());
             for (at, (expected, given)) in expected.iter().zip(&given).enumerate() {
-                assert_eq!(given, expected, "operation {at}, seed {seed}, batch {number}");
+                assert_eq!(
+                    given, expected,
+                    "operation {at}, seed {seed}, batch {number}"
+                );
             }
             assert_eq!(given.len(), expected.len(), "seed {seed}, batch {number}");
         }

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use corqtt_codec::{
-    Message, MessageId, MessageRef, PacketId, PublishHeader, QoS, ReasonCode, TopicName, Version, encode_ack,
+    Message, MessageId, MessageRef, PacketId, PublishHeader, QoS, ReasonCode, TopicName, Version,
+    encode_ack,
 };
 
 use crate::alias::OutboundAliases;

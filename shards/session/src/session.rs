@@ -449,7 +449,8 @@ impl Session {
             }
             None => {
                 self.queue_bytes += message.size();
-                self.queue.push_back(Queued::restored(seq, message, delivery));
+                self.queue
+                    .push_back(Queued::restored(seq, message, delivery));
             }
         }
     }

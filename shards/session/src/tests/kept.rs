@@ -86,7 +86,11 @@ impl Kept {
     /// The store has everything that it was told.
     fn kept(&mut self) -> Vec<u8> {
         for effect in std::mem::take(&mut self.waiting) {
-            let out = self.bench.session.is_connected().then_some(&mut self.bench.out);
+            let out = self
+                .bench
+                .session
+                .is_connected()
+                .then_some(&mut self.bench.out);
             self.bench.session.apply(effect, out);
         }
         self.bench.pump();
@@ -242,9 +246,27 @@ fn a_restored_session_goes_on_where_it_was() {
     };
     let held = |payload, qos| Held::shared(Arc::new(message("t", &[payload], qos)));
     let session = &mut bench.session;
-    session.restore_message(3, held(b'3', ExactlyOnce), delivery(ExactlyOnce), Some(id(8)), true);
-    session.restore_message(4, held(b'4', AtLeastOnce), delivery(AtLeastOnce), Some(id(9)), false);
-    session.restore_message(6, held(b'6', AtLeastOnce), delivery(AtLeastOnce), None, false);
+    session.restore_message(
+        3,
+        held(b'3', ExactlyOnce),
+        delivery(ExactlyOnce),
+        Some(id(8)),
+        true,
+    );
+    session.restore_message(
+        4,
+        held(b'4', AtLeastOnce),
+        delivery(AtLeastOnce),
+        Some(id(9)),
+        false,
+    );
+    session.restore_message(
+        6,
+        held(b'6', AtLeastOnce),
+        delivery(AtLeastOnce),
+        None,
+        false,
+    );
     session.restore_received(id(5));
     session.restore_left(None, 1000, bench.now);
     assert!(session.is_kept() && session.is_persistent());
@@ -256,7 +278,11 @@ fn a_restored_session_goes_on_where_it_was() {
         publish_v311(0x32, 10, b'6'),
     ];
     assert_eq!(bench.sent(), expected.concat());
-    assert_eq!(bench.take(&publish_v311(0x3C, 5, b'x')), Ok(None), "a repeat");
+    assert_eq!(
+        bench.take(&publish_v311(0x3C, 5, b'x')),
+        Ok(None),
+        "a repeat"
+    );
 }
 
 #[test]
