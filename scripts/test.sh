@@ -8,6 +8,7 @@
 #   behaviour  paho-mqtt against the broker: {1,2,4} shards x {epoll, glommio}, and the delaying doubles
 #   wire       hand-written bytes against the broker, with both drivers and the doubles
 #   hostile    hostile input and overload, small, on one shard and on two
+#   crash      the broker killed under load and at each step of what is kept before what is sent
 #   mqttjs     MQTT.js
 #   go         paho.mqtt.golang, with the stresser workload
 #   mosquitto  mosquitto_pub and mosquitto_sub
@@ -22,7 +23,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly STAGES=(lint unit behaviour wire hostile mqttjs go mosquitto transports browser fuzz)
+readonly STAGES=(lint unit behaviour wire hostile crash mqttjs go mosquitto transports browser fuzz)
 # besides TCP
 readonly TRANSPORTS=(tls mtls ws wss unix proxy1 proxy2)
 readonly TARGET=$PWD/target
@@ -54,10 +55,10 @@ main() {
   trap 'exit 143' TERM
   rm -rf "$RESULTS" "$TMPDIR"
   mkdir -p "$RESULTS" "$TMPDIR"
-  if wants behaviour wire hostile mqttjs go mosquitto transports browser; then
+  if wants behaviour wire hostile crash mqttjs go mosquitto transports browser; then
     step "the broker" cargo build --locked --profile ci --features doubles || finish
   fi
-  if wants behaviour wire hostile mosquitto transports browser; then
+  if wants behaviour wire hostile crash mosquitto transports browser; then
     step "Python packages" python_packages || finish
   fi
   for stage in "${STAGES[@]}"; do
@@ -112,6 +113,10 @@ stage_wire() {
 stage_hostile() {
   suite "hostile-1" 1 auto "" hostile
   suite "hostile-2" 2 epoll "" hostile
+}
+
+stage_crash() {
+  suite "crash" 1 auto "" crash
 }
 
 stage_mosquitto() {
