@@ -18,8 +18,23 @@ pub struct Args {
     pub version: bool,
     /// Read the settings, report and exit.
     pub check: bool,
+    /// Do something with a store that no broker uses, and exit.
+    pub store: Option<StoreCommand>,
     /// Flags without dashes, in a fixed order, with the text that was given. Of a repeated flag the last.
     pub(crate) flags: Vec<(&'static str, String)>,
+}
+
+/// What `corqtt store` is to do; the flags behind it say which store that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreCommand {
+    /// Reads every row and reports what is wrong.
+    Check,
+    /// Writes every row as a line of text.
+    Dump,
+    /// Reads what [`StoreCommand::Dump`] wrote to this file into an empty store; `-`: from standard input.
+    Load(String),
+    /// Gives back what deleted rows took.
+    Compact,
 }
 
 /// A command line that was not. Exit code 2.
@@ -53,7 +68,7 @@ macro_rules! flags {
                 $(if let Some(value) = self.$field.into_iter().last() {
                     flags.push((settings::flag_of_field(stringify!($field)), value));
                 })+
-                Args { help, version: self.version, check: self.check, flags }
+                Args { help, version: self.version, check: self.check, store: None, flags }
             }
         }
 
@@ -84,11 +99,40 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, UsageErr
                 .map_err(|word| UsageError(format!("{} is not UTF-8", word.display())))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let (words, help) = normalise(&words)?;
+    let (store, words) = store_command(&words)?;
+    let (words, help) = normalise(words)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Flags::from_args(&["corqtt"], &words)
-        .map(|flags| flags.into_args(help))
-        .map_err(|exit| UsageError(exit.output.trim_end().to_owned()))
+    let flags = Flags::from_args(&["corqtt"], &words)
+        .map_err(|exit| UsageError(exit.output.trim_end().to_owned()))?;
+    Ok(Args {
+        store,
+        ..flags.into_args(help)
+    })
+}
+
+/// The command that a command line begins with, and the words behind it.
+fn store_command(words: &[String]) -> Result<(Option<StoreCommand>, &[String]), UsageError> {
+    let Some(("store", words)) = words
+        .split_first()
+        .map(|(word, rest)| (word.as_str(), rest))
+    else {
+        return Ok((None, words));
+    };
+    let usage = || {
+        UsageError("corqtt store takes check, dump, load FILE or compact, and then flags".into())
+    };
+    let (what, words) = words.split_first().ok_or_else(usage)?;
+    let command = match what.as_str() {
+        "check" => StoreCommand::Check,
+        "dump" => StoreCommand::Dump,
+        "compact" => StoreCommand::Compact,
+        "load" => {
+            let (file, words) = words.split_first().ok_or_else(usage)?;
+            return Ok((Some(StoreCommand::Load(file.clone())), words));
+        }
+        _ => return Err(usage()),
+    };
+    Ok((Some(command), words))
 }
 
 /// Brings every form of a flag to `--flag value`, or to `--flag` for the ones that act at once. `--help` is taken out:
@@ -219,6 +263,35 @@ mod tests {
             flags(&["--redis-pass=a=b"]),
             pairs(&[("redis-pass", "a=b")])
         );
+    }
+
+    #[test]
+    fn a_command_for_the_store_comes_before_the_flags() {
+        let table: &[(&[&str], StoreCommand)] = &[
+            (&["store", "check", "--storage-way=2"], StoreCommand::Check),
+            (&["store", "dump", "--storage-way=2"], StoreCommand::Dump),
+            (
+                &["store", "load", "-", "--storage-way", "2"],
+                StoreCommand::Load("-".to_owned()),
+            ),
+            (
+                &["store", "compact", "-storage-way=2"],
+                StoreCommand::Compact,
+            ),
+        ];
+        for (words, command) in table {
+            let args = read(words).expect("a command");
+            assert_eq!(args.store.as_ref(), Some(command), "{words:?}");
+            assert_eq!(args.flags, pairs(&[("storage-way", "2")]), "{words:?}");
+        }
+        for words in [&["store"][..], &["store", "chek"], &["store", "load"]] {
+            let error = read(words).expect_err("no command");
+            assert!(
+                error.starts_with("corqtt store takes check, dump"),
+                "{words:?}"
+            );
+        }
+        assert!(read(&["--tcp=:1", "store", "check"]).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::notify::Notifier;
 use crate::settings::Settings;
 use crate::wiring::{Broker, Edges};
-use crate::{args, check, logging, memory, reload, settings};
+use crate::{args, check, logging, memory, reload, settings, store};
 
 /// What the service manager shows while clients are served.
 const SERVING: &str = "serving";
@@ -46,6 +46,9 @@ pub fn main(edges: Edges) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    if let Some(command) = &args.store {
+        return with_store(command, &settings);
+    }
     memory::return_large_blocks();
     // before any other thread starts, so that all of them inherit it and signals come to this one only
     let signals = signals();
@@ -89,6 +92,20 @@ pub fn main(edges: Edges) -> ExitCode {
     };
     log.shutdown();
     code
+}
+
+/// `corqtt store`, on a store that no broker uses.
+fn with_store(command: &args::StoreCommand, settings: &Settings) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = store::offline::run(command, &settings.storage, &mut out)
+        .and_then(|code| Ok(out.flush().map(|()| code)?));
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("corqtt: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn signals() -> SigSet {

@@ -12,7 +12,8 @@ use super::value::{Dialect, Kind, Raw};
 pub fn help() -> String {
     let mut text = String::from(
         "corqtt, a clustered MQTT broker\n\n\
-         usage: corqtt [--flag=value]...\n\n\
+         usage: corqtt [--flag=value]...\n\
+         \x20      corqtt store check|dump|load FILE|compact [--flag=value]... (a store that no broker uses)\n\n\
          Each setting has an environment variable (--storage-way is CORQTT_STORAGE_WAY). Flags override the environment,\n\
          which overrides the file that --conf names, which overrides the defaults. configs/corqtt.yml describes the file.\n\n",
     );

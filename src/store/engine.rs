@@ -2,7 +2,10 @@
 //! What the store needs of a key-value engine: ordered tables, and commits of many changes at once.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// One kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,10 +30,12 @@ pub(crate) enum Table {
     Owed,
     /// By topic.
     Retained,
+    /// Who may not connect; nothing writes it yet.
+    Bans,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Meta,
         Self::Sessions,
         Self::Wills,
@@ -41,6 +46,7 @@ impl Table {
         Self::Received,
         Self::Owed,
         Self::Retained,
+        Self::Bans,
     ];
 
     /// Its name in an engine and in a dump.
@@ -56,9 +62,18 @@ impl Table {
             Self::Received => "received",
             Self::Owed => "owed",
             Self::Retained => "retained",
+            Self::Bans => "bans",
         }
     }
+
+    /// The table of that [`Table::name`].
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == name)
+    }
 }
+
+/// Longest key that every engine takes (bytes); none is empty.
+pub(crate) const KEY_BYTES_MAX: usize = 65_535;
 
 /// A row to write, or to remove (`None`).
 pub(crate) type Row<'a> = (Table, &'a [u8], Option<&'a [u8]>);
@@ -66,7 +81,8 @@ pub(crate) type Row<'a> = (Table, &'a [u8], Option<&'a [u8]>);
 /// Why an engine did not do what it was told.
 #[derive(Debug)]
 pub(crate) enum EngineError {
-    /// No room on the disk, or no more than is allowed. Nothing was changed; it may be tried again.
+    /// No room on the disk, or no more than is allowed. Nothing was changed, and it may be tried again; where it is the
+    /// sync that failed, the rows may be there all the same.
     Full(String),
     /// It can't go on.
     Broken(String),
@@ -99,19 +115,54 @@ pub(crate) type Result<T> = std::result::Result<T, EngineError>;
 pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// A key-value engine, used by one thread.
+///
+/// After an error nothing works before [`Engine::ready`]; what is read then is what the disk has.
 pub(crate) trait Engine: Send {
-    /// All of the rows or none, in their order; on the disk when it returns if `durable`.
+    /// Opens it again after an error, which may take reading all of it; whether it had to be.
+    fn ready(&mut self) -> Result<bool>;
+
+    /// Whether the disk takes something, as far as that can be known without [`Engine::ready`].
+    fn room(&self) -> Result<()>;
+
+    /// All of the rows or none. If `durable` they are on the disk when it returns, else the kernel has them.
     fn commit(&mut self, rows: &mut dyn Iterator<Item = Row<'_>>, durable: bool) -> Result<()>;
 
     /// Everything that was committed is on the disk when it returns.
     fn sync(&mut self) -> Result<()>;
 
+    /// It cannot write without syncing: who wants fewer syncs makes fewer commits.
+    fn always_syncs(&self) -> bool;
+
     /// A row's value.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// All rows whose keys begin with `prefix`, in the order of their keys.
-    fn scan(&self, table: Table, prefix: &[u8], each: Each<'_>) -> Result<()>;
+    /// All rows from the key `from` on, in the order of their keys, until `each` breaks.
+    fn scan(&self, table: Table, from: &[u8], each: Each<'_>) -> Result<()>;
 
     /// What it takes on the disk (bytes).
     fn bytes(&self) -> u64;
+
+    /// What its rows take of that (bytes): room that deleted ones left and new ones will use is not counted. An estimate.
+    fn used_bytes(&self) -> u64;
+
+    /// Begins to give back what deleted rows took, where that does not happen by itself; does not wait for it.
+    fn tidy(&mut self) -> Result<()>;
+
+    /// Gives back what deleted rows took, and waits for it. For a store that nobody uses.
+    fn compact(&mut self) -> Result<()>;
+}
+
+/// A file of this size must fit in the directory before an engine whose disk was full is tried again (bytes).
+const PROBE_BYTES: usize = 1 << 20;
+
+/// Whether the disk takes something.
+pub(crate) fn probe(directory: &Path) -> Result<()> {
+    let path = directory.join("PROBE");
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&vec![1; PROBE_BYTES])?;
+        file.sync_data()
+    });
+    // it is overwritten by the next one
+    let _ = std::fs::remove_file(&path);
+    written.map_err(|error| EngineError::of_io(&error))
 }

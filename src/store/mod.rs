@@ -4,56 +4,116 @@
 //! ```text
 //!   shards ──batches──► writer thread ──► book (operations -> rows) ──► engine (redb, fjall): one commit
 //!      ▲                     │
-//!      └────── "kept" ───────┘            at a start: engine ──► book ──operations──► shards
+//!      └────── "kept" ───────┘          at a start: engine ──► restore ──operations──► shards
 //! ```
+//!
+//! * One process has a store (`lock`), and one thread of it writes.
+//! * What a start was given is what was committed: all of a commit or nothing.
 
 mod book;
 mod engine;
 mod fjall;
+mod journal;
 mod lock;
+pub(crate) mod offline;
 mod redb;
+mod restore;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Op, Store};
+use corqtt_session::Change;
 use corqtt_shards::Restored;
 
-use book::{Book, Cleared, Group};
+use book::{Book, Group};
 use engine::{Engine, EngineError, Table};
 use lock::Lock;
-use writer::{ALIVE, Handle, Tell, ToWriter, Writer};
+use restore::{Cleared, Quiet};
+use writer::{ALIVE, Handle, Parts, ToWriter, Writer};
+pub(crate) use writer::{StoreNumbers, Tell};
 
 use crate::settings::{StorageSettings, StorageSync, StorageWay};
 
+/// Rows of [`Table::Meta`], each a number of 64 bits.
 const FORMAT: &[u8] = b"format";
-const START: &[u8] = b"start";
+const STARTS: &[u8] = b"start";
 const SEED: &[u8] = b"seed";
 
 /// Operations that a shard is given at once at a start.
 const RESTORED_OPS: usize = 1024;
+/// Such portions that wait for a shard at most.
+const RESTORED_PORTIONS: usize = 4;
 
 fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+fn open_engine(way: StorageWay, path: &Path) -> anyhow::Result<Box<dyn Engine>> {
+    let opened: Result<Box<dyn Engine>, EngineError> = match way {
+        StorageWay::Redb => redb::Redb::open(path).map(|engine| Box::new(engine) as _),
+        StorageWay::Fjall => fjall::Fjall::open(path).map(|engine| Box::new(engine) as _),
+        StorageWay::Memory | StorageWay::Redis => {
+            bail!("storage-way {way} has no embedded store: name redb or fjall")
+        }
+    };
+    opened.with_context(|| {
+        format!(
+            "the {way} store in {} cannot be opened; look at the disk, or name another --storage-path",
+            path.display()
+        )
+    })
+}
+
+/// Whether there is a store of that kind.
+fn exists(way: StorageWay, path: &Path) -> bool {
+    match way {
+        StorageWay::Redb => path.join(redb::FILE).exists(),
+        StorageWay::Fjall => path.join(fjall::DIRECTORY).exists(),
+        StorageWay::Memory | StorageWay::Redis => false,
+    }
+}
+
+fn stored_number(engine: &dyn Engine, name: &[u8]) -> Result<Option<u64>, EngineError> {
+    match engine.get(Table::Meta, name)? {
+        Some(bytes) => Ok(Some(rows::number(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// Fails for a store that a later version has written.
+fn check_format(engine: &dyn Engine, path: &Path) -> anyhow::Result<()> {
+    match stored_number(engine, FORMAT)? {
+        None | Some(rows::FORMAT) => Ok(()),
+        Some(other) => bail!(
+            "the store in {} has format {other}, and this build knows {}: use the build that wrote it, or another --storage-path",
+            path.display(),
+            rows::FORMAT
+        ),
+    }
 }
 
 /// A store that no shard uses yet.
 pub(crate) struct Opened {
     engine: Box<dyn Engine>,
     book: Book,
-    _lock: Lock,
+    lock: Lock,
     path: PathBuf,
     sync: StorageSync,
     bytes_max: u64,
+    /// When the last process that had it said that it lives (wall clock, ms).
     alive_at_ms: u64,
     /// Starts on this store before this one.
     pub(crate) start: u32,
@@ -69,27 +129,11 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-fn engine(way: StorageWay, path: &Path) -> anyhow::Result<Box<dyn Engine>> {
-    let opened: Result<Box<dyn Engine>, EngineError> = match way {
-        StorageWay::Redb => redb::Redb::open(path).map(|engine| Box::new(engine) as _),
-        StorageWay::Fjall => fjall::Fjall::open(path).map(|engine| Box::new(engine) as _),
-        StorageWay::Memory | StorageWay::Redis => bail!("there is no embedded store of that kind"),
-    };
-    opened.with_context(|| format!("the store in {} cannot be opened", path.display()))
-}
-
-fn stored_number(engine: &dyn Engine, name: &[u8]) -> anyhow::Result<Option<u64>> {
-    let unreadable = |_| EngineError::Broken("a row of meta cannot be read".to_owned());
-    match engine.get(Table::Meta, name)? {
-        Some(bytes) => Ok(Some(rows::number(&bytes).map_err(unreadable)?)),
-        None => Ok(None),
-    }
-}
-
-/// Opens the store that the settings name; `None` for memory.
+/// Opens the store that the settings name, and counts this start; `None` for memory. `bytes_max`: what it may take on
+/// the disk, 0 for no limit.
 ///
 /// # Errors
-/// When its directory cannot be had or another process has it, when it is of a later version, or cannot be read.
+/// When its directory cannot be had or another process has it, when it is of another version, or cannot be read.
 pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result<Option<Opened>> {
     if settings.way == StorageWay::Memory {
         return Ok(None);
@@ -102,16 +146,14 @@ pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result
         )
     })?;
     let lock = Lock::take(path)?;
-    let mut engine = engine(settings.way, path)?;
-    match stored_number(&*engine, FORMAT)? {
-        None | Some(1) => {}
-        Some(later) => bail!(
-            "the store in {} has format {later} and this build knows {}: use the build that wrote it, or another --storage-path",
-            path.display(),
-            rows::FORMAT
-        ),
+    for other in [StorageWay::Redb, StorageWay::Fjall] {
+        if other != settings.way && exists(other, path) && !exists(settings.way, path) {
+            log::warn!(path:% = path.display(), way:% = settings.way, other:% = other; "a new store begins beside one of another storage-way, which is not read; corqtt store dump and load move one to the other");
+        }
     }
-    let start = stored_number(&*engine, START)?.unwrap_or(0);
+    let mut engine = open_engine(settings.way, path)?;
+    check_format(&*engine, path)?;
+    let start = stored_number(&*engine, STARTS)?.unwrap_or(0);
     let hash_seed = match stored_number(&*engine, SEED)? {
         Some(seed) => seed,
         None => {
@@ -123,25 +165,30 @@ pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result
     };
     let alive_at_ms = stored_number(&*engine, ALIVE)?.unwrap_or_else(wall_ms);
     let numbers = [
-        (FORMAT, u64::from(rows::FORMAT)),
-        (START, start + 1),
+        (FORMAT, rows::FORMAT),
+        (STARTS, start + 1),
         (SEED, hash_seed),
     ];
-    let numbers = numbers.map(|(name, number)| (name, number.to_be_bytes()));
-    let mut rows = numbers
-        .iter()
-        .map(|(name, number)| (Table::Meta, *name, Some(&number[..])));
-    engine.commit(&mut rows, true)?;
-    let book = Book::open(&*engine)?;
+    let mut group = Group::default();
+    for (name, number) in numbers {
+        group.set(Table::Meta, name.into(), number.to_be_bytes().into());
+    }
+    let mut book = Book::open(&*engine)?;
+    Quiet {
+        engine: &mut *engine,
+        book: &mut book,
+    }
+    .commit(group)
+    .with_context(|| format!("the store in {} cannot be written", path.display()))?;
     Ok(Some(Opened {
         engine,
         book,
-        _lock: lock,
+        lock,
         path: path.clone(),
         sync: settings.sync,
         bytes_max,
         alive_at_ms,
-        start: u32::try_from(start).unwrap_or(u32::MAX),
+        start: u32::try_from(start).context("a store has been started too often")?,
         hash_seed,
     }))
 }
@@ -149,33 +196,44 @@ pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result
 impl Opened {
     /// Above the stamps of all retained messages that it has (ns).
     #[must_use]
-    pub(crate) fn stamp_base(&self) -> u64 {
+    pub(crate) const fn stamp_base(&self) -> u64 {
         self.book.stamp
     }
 
-    /// What nobody has to be given any more goes, and what was owed is settled.
-    fn clear(&mut self) -> Result<Cleared, EngineError> {
+    /// Settles what is owed, takes out what is over by `now_ms` (wall clock), and gives back everything else: each session
+    /// with what belongs to it, then the retained messages.
+    ///
+    /// # Errors
+    /// What `each` says; when a row can't be read or the disk can't be written.
+    pub(crate) fn restore(
+        &mut self,
+        now_ms: u64,
+        each: &mut dyn FnMut(Op) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let begun = Instant::now();
         let mut cleared = Cleared::default();
-        let mut group = Group::new();
-        self.book
-            .settle(&*self.engine, &mut group, self.hash_seed, &mut cleared)?;
-        self.write(&group)?;
-        let mut group = Group::new();
-        let (alive_at_ms, now_ms) = (self.alive_at_ms, wall_ms());
-        self.book
-            .expire(&*self.engine, &mut group, alive_at_ms, now_ms, &mut cleared)?;
-        self.write(&group)?;
-        Ok(cleared)
-    }
-
-    fn write(&mut self, group: &Group) -> Result<(), EngineError> {
-        if group.is_empty() {
-            return Ok(());
-        }
-        let mut rows = group
-            .iter()
-            .map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()));
-        self.engine.commit(&mut rows, true)
+        let mut quiet = Quiet {
+            engine: &mut *self.engine,
+            book: &mut self.book,
+        };
+        quiet.settle(self.hash_seed, &mut cleared)?;
+        let ahead = quiet.clear(self.alive_at_ms, now_ms, &mut cleared)?;
+        let (mut sessions, mut messages, mut retained) = (0_u64, 0_u64, 0_u64);
+        quiet.stream(ahead, &mut |op| {
+            match &op {
+                Op::Session { .. } => sessions += 1,
+                Op::Changed {
+                    change: Change::Enqueued { .. },
+                    ..
+                } => messages += 1,
+                Op::Retained { .. } => retained += 1,
+                _ => {}
+            }
+            each(op)
+        })?;
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        log::info!(path:% = self.path.display(), took_ms = took_ms, sessions = sessions, messages = messages, retained = retained, expired_sessions = cleared.sessions, expired_messages = cleared.messages, expired_retained = cleared.retained, settled = cleared.settled; "store is restored");
+        Ok(())
     }
 
     /// Starts the thread. First it gives every shard what is its own, through `restored`, and then it writes.
@@ -185,76 +243,70 @@ impl Opened {
     /// If no thread can be had.
     pub(crate) fn start(
         mut self,
-        restored: Vec<SyncSender<Vec<Op>>>,
+        restored: Vec<ToShard>,
         owner: impl Fn(&str) -> usize + Send + 'static,
         tell: Vec<Tell>,
     ) -> anyhow::Result<Keeper> {
         let (to, from) = lane::blocking();
+        let numbers = Arc::new(StoreNumbers::default());
+        let shown = numbers.clone();
         let run = move || {
-            let begun = std::time::Instant::now();
-            match self.clear().and_then(|cleared| {
-                self.give_back(restored, owner)?;
-                Ok(cleared)
-            }) {
-                Ok(cleared) => {
-                    let took_ms = begun.elapsed().as_millis() as u64;
-                    log::info!(path:% = self.path.display(), took_ms = took_ms, expired_sessions = cleared.sessions, expired_messages = cleared.messages, expired_retained = cleared.retained, settled = cleared.settled; "store is restored");
-                }
-                Err(error) => panic!(
-                    "the store in {} cannot be restored: {error}; run `corqtt store check`",
-                    self.path.display()
-                ),
+            if let Err(error) = self.give_back(restored, owner) {
+                let path = self.path.display();
+                log::error!(path:% = path; "the store cannot be restored: {error:#}; corqtt store check says what is wrong with it");
+                panic!("the store in {path} cannot be restored: {error:#}");
             }
             let Self {
                 engine,
                 book,
-                _lock,
+                lock,
                 path,
                 sync,
                 bytes_max,
                 ..
             } = self;
-            let writer = Writer {
+            let parts = Parts {
                 engine,
                 book,
                 from,
                 tell,
                 sync,
                 bytes_max,
+                numbers,
                 path,
-                is_full: false,
-                unsynced_since: None,
             };
-            writer.run();
-            drop(_lock);
+            Writer::new(parts).run();
+            drop(lock);
         };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(run)
             .context("no thread for the store")?;
-        Ok(Keeper { to, thread })
+        Ok(Keeper {
+            to,
+            thread,
+            numbers: shown,
+        })
     }
 
     fn give_back(
-        &self,
-        restored: Vec<SyncSender<Vec<Op>>>,
+        &mut self,
+        restored: Vec<ToShard>,
         owner: impl Fn(&str) -> usize,
-    ) -> Result<(), EngineError> {
-        let mut parts: Vec<Vec<Op>> = restored.iter().map(|_| Vec::new()).collect();
-        let send = |shard: usize, part: &mut Vec<Op>| {
-            // a shard that has ended needs nothing
-            drop(restored[shard].send(std::mem::take(part)));
-        };
-        self.book
-            .restore(&*self.engine, self.alive_at_ms, &mut |op| {
-                let shard = owner(whose(&op)) % parts.len();
-                parts[shard].push(op);
-                if parts[shard].len() >= RESTORED_OPS {
-                    send(shard, &mut parts[shard]);
-                }
-            })?;
-        for (shard, part) in parts.iter_mut().enumerate() {
-            send(shard, part);
+    ) -> anyhow::Result<()> {
+        let mut portions: Vec<Vec<Op>> = restored.iter().map(|_| Vec::new()).collect();
+        self.restore(wall_ms(), &mut |op| {
+            let shard = owner(whose(&op)) % portions.len();
+            let portion = &mut portions[shard];
+            portion.push(op);
+            if portion.len() >= RESTORED_OPS {
+                // a shard that has ended needs nothing
+                drop(restored[shard].send(std::mem::take(portion)));
+            }
+            Ok(())
+        })?;
+        for (shard, portion) in restored.iter().zip(portions) {
+            drop(shard.send(portion));
         }
         Ok(())
     }
@@ -281,6 +333,7 @@ fn whose(op: &Op) -> &str {
 pub(crate) struct Keeper {
     to: Sender<ToWriter>,
     thread: JoinHandle<()>,
+    numbers: Arc<StoreNumbers>,
 }
 
 impl Keeper {
@@ -293,7 +346,13 @@ impl Keeper {
         })
     }
 
-    /// Writes what is left, when all shards have ended.
+    /// What it says of itself.
+    #[must_use]
+    pub(crate) fn numbers(&self) -> Arc<StoreNumbers> {
+        self.numbers.clone()
+    }
+
+    /// Writes what is left, when all shards have ended; returns when it is on the disk.
     pub(crate) fn stop(self) {
         self.to.push(ToWriter::Stop);
         // a panic of its own has ended the process
@@ -302,10 +361,12 @@ impl Keeper {
 }
 
 /// A shard's part of a restored store goes in here.
-type ToShards = SyncSender<Vec<Op>>;
+type ToShard = SyncSender<Vec<Op>>;
 
 /// What shards take their part of a restored store from.
 #[must_use]
-pub(crate) fn channels(shards: u8) -> (Vec<ToShards>, Vec<Restored>) {
-    (0..shards).map(|_| mpsc::sync_channel(4)).unzip()
+pub(crate) fn channels(shards: u8) -> (Vec<ToShard>, Vec<Restored>) {
+    (0..shards)
+        .map(|_| mpsc::sync_channel(RESTORED_PORTIONS))
+        .unzip()
 }

@@ -2,33 +2,55 @@
 //! How the port's operations look as rows. Values are postcard, in the format of [`FORMAT`]; keys are bytes that sort as
 //! they should.
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corqtt_codec::{Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, Version};
+use corqtt_codec::{
+    Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, TopicName, Version,
+};
 use corqtt_port::store::{Owed, Terms, Will};
 use corqtt_session::Delivery;
 use corqtt_topics::{ShardId, Stamp};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::engine::{EngineError, KEY_BYTES_MAX};
+
 /// The format of all rows. A store of a later one is refused.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u64 = 1;
 
 /// A row that does not hold what it should.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable;
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a row cannot be read; corqtt store check says which")
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl From<Unreadable> for EngineError {
+    fn from(error: Unreadable) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
 
 type Read<T> = Result<T, Unreadable>;
 
 pub(crate) fn encode(row: &impl Serialize) -> Vec<u8> {
-    // fails for maps and sequences of unknown length only, and no row has any
+    // fails for sequences of unknown length only, and no row has any
     postcard::to_stdvec(row).expect("rows are plain structs")
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Read<T> {
-    postcard::from_bytes(bytes).map_err(|_| Unreadable)
+/// All of the bytes as one row.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Read<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((row, [])) => Ok(row),
+        _ => Err(Unreadable),
+    }
 }
 
 /// Client id and what follows; no client id holds a NUL `[MQTT-1.5.3-2] [MQTT5-1.5.4-2]`.
@@ -40,14 +62,24 @@ pub(crate) fn client_key(client_id: &str, rest: &[u8]) -> Vec<u8> {
     key
 }
 
+/// Whether a key of that client with so many bytes behind its id is one.
+pub(crate) const fn fits(client_id: &str, rest_bytes: usize) -> bool {
+    client_id.len() + 1 + rest_bytes <= KEY_BYTES_MAX
+}
+
+/// The two parts of [`client_key`].
+pub(crate) fn split_key(key: &[u8]) -> Read<(&str, &[u8])> {
+    let end = key.iter().position(|byte| *byte == 0).ok_or(Unreadable)?;
+    Ok((text(&key[..end])?, &key[end + 1..]))
+}
+
 pub(crate) fn text(bytes: &[u8]) -> Read<&str> {
     std::str::from_utf8(bytes).map_err(|_| Unreadable)
 }
 
 pub(crate) fn number(bytes: &[u8]) -> Read<u64> {
-    Ok(u64::from_be_bytes(
-        bytes.try_into().map_err(|_| Unreadable)?,
-    ))
+    let bytes = bytes.try_into().map_err(|_| Unreadable)?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 pub(crate) fn packet_id(bytes: &[u8]) -> Read<PacketId> {
@@ -64,19 +96,25 @@ fn qos(bits: u8) -> Read<QoS> {
     QoS::from_bits(bits).ok_or(Unreadable)
 }
 
+/// Bytes that are read in place; written at once instead of one by one, in the same form.
+fn raw<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bytes(bytes)
+}
+
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct SessionRow {
-    username: Option<String>,
+pub(crate) struct SessionRow<'a> {
+    #[serde(borrow)]
+    username: Option<&'a str>,
     version: u8,
     expiry_secs: u32,
     /// Wall clock, ms; `None`: connected.
     pub(crate) left_at_ms: Option<u64>,
 }
 
-impl SessionRow {
-    pub(crate) fn new(terms: &Terms) -> Self {
+impl<'a> SessionRow<'a> {
+    pub(crate) fn new(terms: &'a Terms) -> Self {
         Self {
-            username: terms.username.as_deref().map(Into::into),
+            username: terms.username.as_deref(),
             version: terms.version as u8,
             expiry_secs: terms.expiry_secs,
             left_at_ms: None,
@@ -85,7 +123,7 @@ impl SessionRow {
 
     pub(crate) fn terms(&self) -> Read<Terms> {
         Ok(Terms {
-            username: self.username.as_deref().map(Into::into),
+            username: self.username.map(Into::into),
             version: match self.version {
                 3 => Version::V31,
                 4 => Version::V311,
@@ -96,58 +134,67 @@ impl SessionRow {
         })
     }
 
-    /// When the session ends, if its connection ended at `left_at_ms` (wall clock, ms).
-    pub(crate) fn ends_at_ms(&self, left_at_ms: u64) -> u64 {
-        match self.expiry_secs {
-            u32::MAX => u64::MAX,
-            secs => left_at_ms.saturating_add(u64::from(secs) * 1000),
-        }
+    /// Whether the session is over, if its connection ended at `left_at_ms` (wall clock, ms).
+    pub(crate) fn is_over(&self, left_at_ms: u64, now_ms: u64) -> bool {
+        let expires = self.expiry_secs != u32::MAX;
+        expires && left_at_ms.saturating_add(u64::from(self.expiry_secs) * 1000) <= now_ms
     }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct MessageRow {
-    topic: String,
+pub(crate) struct MessageRow<'a> {
+    /// First, so that it is read alone ([`has_expired`]).
+    expires_at_ms: Option<u64>,
     qos: u8,
     retain: bool,
-    properties: Vec<u8>,
-    pub(crate) expires_at_ms: Option<u64>,
-    payload: Vec<u8>,
+    topic: &'a str,
+    #[serde(serialize_with = "raw")]
+    properties: &'a [u8],
+    #[serde(serialize_with = "raw")]
+    payload: &'a [u8],
 }
 
-impl MessageRow {
-    pub(crate) fn new(message: &Message) -> Self {
+impl<'a> MessageRow<'a> {
+    pub(crate) fn new(message: &'a Message) -> Self {
         Self {
-            topic: message.topic.as_str().into(),
+            expires_at_ms: message.expires_at_ms,
             qos: message.qos.bits(),
             retain: message.retain,
-            properties: message.properties.to_vec(),
-            expires_at_ms: message.expires_at_ms,
-            payload: message.payload.to_vec(),
+            topic: &message.topic,
+            properties: &message.properties,
+            payload: &message.payload,
         }
     }
 
-    pub(crate) fn message(self) -> Read<Message> {
+    pub(crate) fn message(&self) -> Read<Message> {
+        let topic = TopicName::parse(self.topic).map_err(|_| Unreadable)?;
         Ok(Message {
-            topic: self.topic.as_str().into(),
+            topic: topic.as_str().into(),
             qos: qos(self.qos)?,
             retain: self.retain,
             properties: self.properties.into(),
             expires_at_ms: self.expires_at_ms,
-            payload: Bytes::from(self.payload),
+            payload: Bytes::copy_from_slice(self.payload),
         })
     }
 }
 
+/// Whether the message that a row begins with has expired.
+pub(crate) fn has_expired(row: &[u8], now_ms: u64) -> Read<bool> {
+    let expires: (Option<u64>, _) = postcard::take_from_bytes(row).map_err(|_| Unreadable)?;
+    Ok(expires.0.is_some_and(|at_ms| at_ms <= now_ms))
+}
+
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct WillRow {
-    message: MessageRow,
+pub(crate) struct WillRow<'a> {
+    #[serde(borrow)]
+    message: MessageRow<'a>,
     delay_secs: u32,
     expiry_secs: Option<u32>,
 }
 
-impl WillRow {
-    pub(crate) fn new(will: &Will) -> Self {
+impl<'a> WillRow<'a> {
+    pub(crate) fn new(will: &'a Will) -> Self {
         Self {
             message: MessageRow::new(&will.message),
             delay_secs: will.delay_secs,
@@ -155,7 +202,7 @@ impl WillRow {
         }
     }
 
-    pub(crate) fn will(self) -> Read<Will> {
+    pub(crate) fn will(&self) -> Read<Will> {
         Ok(Will {
             message: Arc::new(self.message.message()?),
             delay_secs: self.delay_secs,
@@ -175,7 +222,7 @@ pub(crate) struct SubscriptionRow {
 }
 
 impl SubscriptionRow {
-    pub(crate) fn new(options: &SubscribeOptions, id: u32) -> Self {
+    pub(crate) const fn new(options: &SubscribeOptions, id: u32) -> Self {
         Self {
             qos: options.qos.bits(),
             no_local: options.no_local,
@@ -200,24 +247,27 @@ impl SubscriptionRow {
     }
 }
 
+type MessageKey = [u8; MessageId::BYTES];
+
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct QueueRow {
+pub(crate) struct QueueRow<'a> {
     /// `None` once PUBREC came: the message is not needed any more.
-    body: Option<[u8; MessageId::BYTES]>,
+    body: Option<MessageKey>,
     qos: u8,
     retain: bool,
     ids: Vec<u32>,
-    group: Option<String>,
+    #[serde(borrow)]
+    group: Option<&'a str>,
 }
 
-impl QueueRow {
-    pub(crate) fn new(id: MessageId, delivery: &Delivery) -> Self {
+impl<'a> QueueRow<'a> {
+    pub(crate) fn new(id: MessageId, delivery: &'a Delivery) -> Self {
         Self {
             body: Some(id.to_bytes()),
             qos: delivery.qos.bits(),
             retain: delivery.retain,
             ids: delivery.ids.as_deref().unwrap_or_default().to_vec(),
-            group: delivery.group.as_deref().map(Into::into),
+            group: delivery.group.as_deref(),
         }
     }
 
@@ -239,6 +289,12 @@ impl QueueRow {
     }
 }
 
+/// The body of a row of a queue.
+pub(crate) fn body_of(row: &[u8]) -> Read<Option<MessageId>> {
+    let body: (Option<MessageKey>, _) = postcard::take_from_bytes(row).map_err(|_| Unreadable)?;
+    Ok(body.0.map(MessageId::from_bytes))
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FlightRow {
     packet_id: NonZeroU16,
@@ -246,14 +302,14 @@ pub(crate) struct FlightRow {
 }
 
 impl FlightRow {
-    pub(crate) fn new(id: PacketId) -> Self {
+    pub(crate) const fn new(id: PacketId) -> Self {
         Self {
             packet_id: id.0,
             released: false,
         }
     }
 
-    pub(crate) fn packet_id(&self) -> PacketId {
+    pub(crate) const fn packet_id(&self) -> PacketId {
         PacketId(self.packet_id)
     }
 }
@@ -261,7 +317,7 @@ impl FlightRow {
 /// Which message is owed under a packet id of a client, if one still is.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ReceivedRow {
-    owed: Option<[u8; MessageId::BYTES]>,
+    owed: Option<MessageKey>,
 }
 
 impl ReceivedRow {
@@ -277,40 +333,40 @@ impl ReceivedRow {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OwedRow {
-    pub(crate) client_id: String,
+pub(crate) struct OwedRow<'a> {
+    #[serde(borrow)]
+    message: MessageRow<'a>,
+    pub(crate) client_id: &'a str,
     packet_id: NonZeroU16,
-    message: MessageRow,
     publisher: u64,
     pub(crate) shards: u64,
     plain: u64,
     of: u8,
-    groups: Vec<(String, u8)>,
+    #[serde(borrow)]
+    groups: Vec<(&'a str, u8)>,
 }
 
-impl OwedRow {
-    pub(crate) fn new(client_id: &str, packet_id: PacketId, owed: &Owed) -> Self {
+impl<'a> OwedRow<'a> {
+    pub(crate) fn new(client_id: &'a str, packet_id: PacketId, owed: &'a Owed) -> Self {
         let groups = owed.groups.iter();
         Self {
-            client_id: client_id.into(),
-            packet_id: packet_id.0,
             message: MessageRow::new(&owed.message),
+            client_id,
+            packet_id: packet_id.0,
             publisher: owed.publisher,
             shards: owed.shards,
             plain: owed.plain,
             of: owed.of,
-            groups: groups
-                .map(|(group, shard)| (group.to_string(), shard.0))
-                .collect(),
+            groups: groups.map(|(group, shard)| (&**group, shard.0)).collect(),
         }
     }
 
-    pub(crate) fn packet_id(&self) -> PacketId {
+    pub(crate) const fn packet_id(&self) -> PacketId {
         PacketId(self.packet_id)
     }
 
-    pub(crate) fn owed(self, id: MessageId) -> Read<Owed> {
-        let groups = self.groups.into_iter();
+    pub(crate) fn owed(&self, id: MessageId) -> Read<Owed> {
+        let groups = self.groups.iter();
         Ok(Owed {
             id,
             message: Arc::new(self.message.message()?),
@@ -319,29 +375,31 @@ impl OwedRow {
             plain: self.plain,
             of: self.of,
             groups: groups
-                .map(|(group, shard)| (group.into(), ShardId(shard)))
+                .map(|(group, shard)| ((*group).into(), ShardId(*shard)))
                 .collect(),
         })
     }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct RetainedRow {
+pub(crate) struct RetainedRow<'a> {
+    /// First, see [`has_expired`].
+    #[serde(borrow)]
+    pub(crate) message: MessageRow<'a>,
     time: u64,
     origin: u16,
-    pub(crate) message: MessageRow,
 }
 
-impl RetainedRow {
-    pub(crate) fn new(message: &Message, stamp: Stamp) -> Self {
+impl<'a> RetainedRow<'a> {
+    pub(crate) fn new(message: &'a Message, stamp: Stamp) -> Self {
         Self {
+            message: MessageRow::new(message),
             time: stamp.time,
             origin: stamp.origin,
-            message: MessageRow::new(message),
         }
     }
 
-    pub(crate) fn stamp(&self) -> Stamp {
+    pub(crate) const fn stamp(&self) -> Stamp {
         Stamp {
             time: self.time,
             origin: self.origin,

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The embedded stores against the neutral suite, and what is theirs alone.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use corqtt_codec::{Message, MessageId, PacketId, QoS, SubscribeOptions, Version};
+use corqtt_port::doubles::Dice;
 use corqtt_port::lane;
 use corqtt_port::store::{Answer, Batch, Op, Owed, Terms, Token};
 use corqtt_port::suite::{self, Kept};
 use corqtt_session::{Change, Delivery};
 use corqtt_topics::ShardId;
 
-use super::book::{Book, Cleared, Group};
+use super::restore::Ahead;
 use super::*;
+use crate::args::StoreCommand;
 
 const WAYS: [StorageWay; 2] = [StorageWay::Redb, StorageWay::Fjall];
 
@@ -45,7 +49,12 @@ impl Drop for Directory {
     }
 }
 
-/// An engine that is opened anew whenever something is asked back.
+/// When the process was last alive, and when the next one starts (wall clock, ms).
+const ALIVE_AT_MS: u64 = 5;
+const NOW_MS: u64 = 10;
+const HASH_SEED: u64 = 7;
+
+/// A store that is opened anew whenever something is asked back.
 struct Reopened {
     way: StorageWay,
     directory: Directory,
@@ -61,60 +70,91 @@ impl Reopened {
         }
     }
 
-    fn open(&mut self) -> &mut (Box<dyn Engine>, Book) {
+    fn open(&mut self) -> Quiet<'_> {
         let (way, path) = (self.way, &self.directory.0);
-        self.open.get_or_insert_with(|| {
-            let engine = engine(way, path).expect("it opens");
+        let (engine, book) = self.open.get_or_insert_with(|| {
+            let engine = open_engine(way, path).expect("it opens");
             let book = Book::open(&*engine).expect("it can be read");
             (engine, book)
-        })
+        });
+        Quiet {
+            engine: &mut **engine,
+            book,
+        }
     }
 
-    fn write(&mut self, group: &Group) {
-        let (engine, _) = self.open();
-        let mut rows = group
-            .iter()
-            .map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()));
-        engine.commit(&mut rows, true).expect("a commit");
+    fn count(&mut self, table: Table) -> usize {
+        rows(self.open().engine, table).len()
     }
+}
+
+fn rows(engine: &dyn Engine, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut each = |key: &[u8], value: &[u8]| {
+        all.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    };
+    engine.scan(table, &[], &mut each).expect("it can be read");
+    all
+}
+
+fn given_back(quiet: &Quiet<'_>) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mut each = |op| {
+        ops.push(op);
+        Ok(())
+    };
+    quiet
+        .stream(Ahead::new(), &mut each)
+        .expect("it can be read");
+    ops
 }
 
 impl Kept for Reopened {
     fn keep(&mut self, ops: Vec<Op>) {
-        let mut group = Group::new();
-        let (engine, book) = self.open();
-        for op in ops {
-            book.apply(&**engine, &mut group, op).expect("it applies");
+        let mut group = Group::default();
+        let mut quiet = self.open();
+        let mut edit = quiet.book.edit(quiet.engine, &mut group);
+        for op in &ops {
+            edit.apply(op).expect("it applies");
         }
-        self.write(&group);
+        quiet.commit(group).expect("a commit");
     }
 
     fn restored(&mut self) -> Vec<Op> {
         self.open = None;
-        let mut ops = Vec::new();
-        let (engine, book) = self.open();
-        book.restore(&**engine, 5, &mut |op| ops.push(op))
-            .expect("it can be read");
-        // bodies are there for entries of queues only
-        let mut bodies = 0;
-        engine
-            .scan(Table::Bodies, &[], &mut |_, _| {
-                bodies += 1;
-                std::ops::ControlFlow::Continue(())
-            })
-            .expect("it can be read");
-        let named: std::collections::HashSet<_> = ops
+        let mut cleared = Cleared::default();
+        let mut quiet = self.open();
+        quiet
+            .settle(HASH_SEED, &mut cleared)
+            .expect("it is settled");
+        let ahead = quiet
+            .clear(ALIVE_AT_MS, NOW_MS, &mut cleared)
+            .expect("it is cleared");
+        let ops = given_back(&quiet);
+        let mut again = Vec::new();
+        let mut each = |op| {
+            again.push(op);
+            Ok(())
+        };
+        quiet.stream(ahead, &mut each).expect("it can be read");
+        assert_eq!(again, ops, "the same, whether it is read ahead or not");
+        // bodies are there for entries of queues only, once each
+        let bodies: BTreeSet<MessageId> = ops
             .iter()
             .filter_map(|op| match op {
                 Op::Changed {
                     change: Change::Enqueued { id, .. },
                     ..
-                } => Some(*id),
+                } if *id != MessageId::default() => Some(*id),
                 _ => None,
             })
-            .filter(|id| *id != MessageId::default())
             .collect();
-        assert_eq!(bodies, named.len());
+        assert_eq!(self.count(Table::Bodies), bodies.len());
+        assert_eq!(self.count(Table::Owed), 0);
+        let mut report = Vec::new();
+        let problems = offline::check(self.open().engine, &mut report).expect("it can be read");
+        assert_eq!(problems, 0, "{}", String::from_utf8_lossy(&report));
         ops
     }
 }
@@ -230,11 +270,10 @@ fn what_expired_meanwhile_is_gone() {
             retained("stays", None),
         ]);
         let mut cleared = Cleared::default();
-        let mut group = Group::new();
-        let (engine, book) = store.open();
-        book.expire(&**engine, &mut group, 10_000, 20_000, &mut cleared)
+        let mut quiet = store.open();
+        quiet
+            .clear(10_000, 20_000, &mut cleared)
             .expect("it can be read");
-        store.write(&group);
         let expected = Cleared {
             sessions: 1,
             messages: 1,
@@ -242,7 +281,7 @@ fn what_expired_meanwhile_is_gone() {
             settled: 0,
         };
         assert_eq!(cleared, expected);
-        let ops = store.restored();
+        let ops = given_back(&store.open());
         let names: Vec<_> = ops
             .iter()
             .filter_map(|op| match op {
@@ -254,6 +293,17 @@ fn what_expired_meanwhile_is_gone() {
         assert_eq!(names, ["connected", "for ever", "there", "stays"]);
         let expected = [(2, "begun".to_owned()), (3, "lasts".to_owned())];
         assert_eq!(messages_of(&ops, "there"), expected);
+        // its clock does not begin anew at each start
+        let left_at_ms = ops.iter().find_map(|op| match op {
+            Op::Left { client_id, at_ms } if **client_id == *"connected" => Some(*at_ms),
+            _ => None,
+        });
+        assert_eq!(left_at_ms, Some(10_000));
+        let mut quiet = store.open();
+        quiet
+            .clear(60_000, 70_000, &mut cleared)
+            .expect("it can be read");
+        assert_eq!(cleared.sessions, 2);
     }
 }
 
@@ -261,7 +311,7 @@ fn what_expired_meanwhile_is_gone() {
 fn what_a_shard_was_owed_goes_to_its_sessions_and_nobody_elses() {
     for way in WAYS {
         let mut store = Reopened::new(way);
-        let hasher = foldhash::fast::FixedState::with_seed(7);
+        let hasher = foldhash::fast::FixedState::with_seed(HASH_SEED);
         let shard_of = |name: &str| {
             use std::hash::BuildHasher;
             (hasher.hash_one(name) % 2) as u8
@@ -300,11 +350,10 @@ fn what_a_shard_was_owed_goes_to_its_sessions_and_nobody_elses() {
         });
         store.keep(ops);
         let mut cleared = Cleared::default();
-        let mut group = Group::new();
-        let (engine, book) = store.open();
-        book.settle(&**engine, &mut group, 7, &mut cleared)
-            .expect("it can be read");
-        store.write(&group);
+        let mut quiet = store.open();
+        quiet
+            .settle(HASH_SEED, &mut cleared)
+            .expect("it is settled");
         let ops = store.restored();
         let mut copies = 0;
         for name in &names {
@@ -321,11 +370,8 @@ fn what_a_shard_was_owed_goes_to_its_sessions_and_nobody_elses() {
         let is_received = |op: &&Op| matches!(op, Op::Changed { client_id, change: Change::Received { .. } } if **client_id == *"publisher");
         assert_eq!(ops.iter().filter(is_received).count(), 1);
         // and not once more
-        let (engine, book) = store.open();
-        let mut group = Group::new();
-        book.settle(&**engine, &mut group, 7, &mut cleared)
-            .expect("it can be read");
-        assert!(group.is_empty());
+        let again = store.restored();
+        assert_eq!(again, ops);
     }
 }
 
@@ -364,7 +410,7 @@ fn a_store_of_a_later_format_is_refused() {
     let directory = Directory::new();
     let settings = directory.settings(StorageWay::Redb);
     drop(open(&settings, 0).expect("it opens"));
-    let mut engine = engine(StorageWay::Redb, &directory.0).expect("it opens");
+    let mut engine = open_engine(StorageWay::Redb, &directory.0).expect("it opens");
     let later = 2_u64.to_be_bytes();
     let mut rows = [(Table::Meta, FORMAT, Some(&later[..]))].into_iter();
     engine.commit(&mut rows, true).expect("a commit");
@@ -463,4 +509,803 @@ fn a_store_above_its_limit_says_so_and_when_it_is_not() {
     assert_eq!(answers, [Answer::Kept(Token(1)), Answer::Full(true)]);
     assert_eq!(next(&running.answers[1]), [Answer::Full(true)]);
     running.keeper.stop();
+}
+
+/// Every file below a directory, by its path in it.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(path) = left.pop() {
+        for entry in std::fs::read_dir(&path).expect("a directory") {
+            let path = entry.expect("a file").path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                let name = path.strip_prefix(directory).expect("it is below");
+                all.insert(name.to_owned(), std::fs::read(&path).expect("a file"));
+            }
+        }
+    }
+    all
+}
+
+/// What the disk may have if the power goes while `after` is written over `before`: of each sector the old or the new.
+fn torn(before: &[u8], after: &[u8], dice: &mut Dice) -> Vec<u8> {
+    const SECTOR_BYTES: usize = 512;
+    let mut torn = after.to_vec();
+    for (number, sector) in torn.chunks_mut(SECTOR_BYTES).enumerate() {
+        if dice.roll() >> 32 & 1 == 0 {
+            let from = number * SECTOR_BYTES;
+            for (at, byte) in (from..).zip(sector) {
+                *byte = before.get(at).copied().unwrap_or(0);
+            }
+        }
+    }
+    torn
+}
+
+#[test]
+fn a_commit_that_the_power_cut_tore_is_whole_or_none() {
+    for way in WAYS {
+        let mut store = Reopened::new(way);
+        let one = |n: u64| {
+            let topic = format!("{n}/{}", "x".repeat(700));
+            enqueued("client", n, message(&topic, None), None)
+        };
+        store.keep(vec![session("client", u32::MAX)]);
+        store.keep((1..40).map(one).collect());
+        let before = files(&store.directory.0);
+        store.keep((40..60).map(one).collect());
+        let after = files(&store.directory.0);
+        drop(store);
+        let mut seen = BTreeSet::new();
+        for seed in 1..=30 {
+            let mut dice = Dice::new(seed);
+            let mut again = Reopened::new(way);
+            for (name, new) in &after {
+                let path = again.directory.0.join(name);
+                std::fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
+                let old = before.get(name).map_or(&[][..], Vec::as_slice);
+                std::fs::write(path, torn(old, new, &mut dice)).expect("a file");
+            }
+            let ops = again.restored();
+            seen.insert(messages_of(&ops, "client").len());
+        }
+        let possible: BTreeSet<usize> = [39, 59].into();
+        assert!(seen.is_subset(&possible), "{way}: {seen:?}");
+    }
+}
+
+/// An engine in memory that does as it is told.
+#[derive(Clone, Default)]
+struct Double(Arc<(Mutex<Told>, Condvar)>);
+
+#[derive(Default)]
+struct Told {
+    tables: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+    /// Rows beside those of meta in each commit, and whether it was to be durable.
+    commits: Vec<(usize, bool)>,
+    syncs: usize,
+    always_syncs: bool,
+    /// A commit waits until this is over.
+    holds: bool,
+    /// Commits that were begun.
+    begun: usize,
+    /// Nothing can be added, and with `stuck` nothing removed either.
+    is_full: bool,
+    is_stuck: bool,
+    is_broken: bool,
+    is_closed: bool,
+    used_bytes: u64,
+}
+
+impl Double {
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.0.0.lock().expect("no panic"));
+        self.0.1.notify_all();
+    }
+
+    /// What `look` finds once it finds something.
+    fn wait_for<T>(&self, look: impl Fn(&Told) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(found) = look(&self.0.0.lock().expect("no panic")) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "it did not come to that");
+            std::thread::yield_now();
+        }
+    }
+
+    fn open(&self) -> engine::Result<std::sync::MutexGuard<'_, Told>> {
+        let told = self.0.0.lock().expect("no panic");
+        if told.is_closed {
+            return Err(EngineError::Broken("it is closed".to_owned()));
+        }
+        Ok(told)
+    }
+}
+
+impl Engine for Double {
+    fn ready(&mut self) -> engine::Result<bool> {
+        let mut told = self.0.0.lock().expect("no panic");
+        Ok(std::mem::take(&mut told.is_closed))
+    }
+
+    fn room(&self) -> engine::Result<()> {
+        if self.0.0.lock().expect("no panic").is_full {
+            return Err(EngineError::Full("full".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        rows: &mut dyn Iterator<Item = engine::Row<'_>>,
+        durable: bool,
+    ) -> engine::Result<()> {
+        let mut told = self.open()?;
+        told.begun += 1;
+        while told.holds {
+            told = self.0.1.wait(told).expect("no panic");
+        }
+        let all: Vec<_> = rows.collect();
+        let adds = |(table, _, value): &engine::Row<'_>| *table != Table::Meta && value.is_some();
+        if told.is_stuck || (told.is_full && all.iter().any(adds)) {
+            told.is_closed = true;
+            return Err(EngineError::Full("full".to_owned()));
+        }
+        if told.is_broken {
+            return Err(EngineError::Broken("broken".to_owned()));
+        }
+        let count = all
+            .iter()
+            .filter(|(table, ..)| *table != Table::Meta)
+            .count();
+        told.commits.push((count, durable));
+        for (table, key, value) in all {
+            match value {
+                Some(value) => drop(told.tables.insert((table, key.into()), value.into())),
+                None => drop(told.tables.remove(&(table, key.to_vec()))),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> engine::Result<()> {
+        self.open()?.syncs += 1;
+        Ok(())
+    }
+
+    fn always_syncs(&self) -> bool {
+        self.0.0.lock().expect("no panic").always_syncs
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> engine::Result<Option<Vec<u8>>> {
+        Ok(self.open()?.tables.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, table: Table, from: &[u8], each: engine::Each<'_>) -> engine::Result<()> {
+        for ((of, key), value) in self.open()?.tables.range((table, from.to_vec())..) {
+            if *of != table || each(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.used_bytes()
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.0.0.lock().expect("no panic").used_bytes
+    }
+
+    fn tidy(&mut self) -> engine::Result<()> {
+        Ok(())
+    }
+
+    fn compact(&mut self) -> engine::Result<()> {
+        Ok(())
+    }
+}
+
+/// A writer on a double, and what its shards are answered.
+struct Writing {
+    double: Double,
+    to: Sender<ToWriter>,
+    thread: JoinHandle<()>,
+    answers: Vec<lane::Receiver<Answer>>,
+    numbers: Arc<StoreNumbers>,
+}
+
+impl Writing {
+    fn new(double: Double, sync: StorageSync, bytes_max: u64) -> Self {
+        let (to, from) = lane::blocking();
+        let mut answers = Vec::new();
+        let mut tell: Vec<Tell> = Vec::new();
+        for _ in 0..4 {
+            let (sender, receiver) = lane::blocking();
+            tell.push(Box::new(move |answer| sender.push(answer)));
+            answers.push(receiver);
+        }
+        let numbers = Arc::new(StoreNumbers::default());
+        let parts = Parts {
+            engine: Box::new(double.clone()),
+            book: Book::default(),
+            from,
+            tell,
+            sync,
+            bytes_max,
+            numbers: numbers.clone(),
+            path: PathBuf::from("double"),
+        };
+        let thread = std::thread::spawn(|| Writer::new(parts).run());
+        Self {
+            double,
+            to,
+            thread,
+            answers,
+            numbers,
+        }
+    }
+
+    fn put(&self, shard: u8, token: u64, ops: Vec<Op>) {
+        let batch = Batch {
+            token: Token(token),
+            ops,
+        };
+        self.to.push(ToWriter::Batch(shard, batch));
+    }
+
+    fn expect(&self, shard: usize, expected: &[Answer]) {
+        let mut all = next(&self.answers[shard]);
+        while all.len() < expected.len() {
+            all.extend(next(&self.answers[shard]));
+        }
+        assert_eq!(all, expected, "shard {shard}");
+    }
+
+    fn stop(self) -> Double {
+        self.to.push(ToWriter::Stop);
+        self.thread.join().expect("it ended by itself");
+        self.double
+    }
+}
+
+fn kept(token: u64) -> Answer {
+    Answer::Kept(Token(token))
+}
+
+fn dequeued(client_id: &str, seq: u64) -> Op {
+    Op::Changed {
+        client_id: client_id.into(),
+        change: Change::Dequeued { seq },
+    }
+}
+
+#[test]
+fn what_comes_during_a_commit_is_one_commit_of_all_shards() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    writing.double.tell(|told| told.holds = true);
+    writing.put(0, 1, vec![session("a", u32::MAX)]);
+    writing
+        .double
+        .wait_for(|told| (told.begun == 1).then_some(()));
+    for shard in 1..4 {
+        let name = format!("of {shard}");
+        writing.put(shard, 1, vec![session(&name, u32::MAX)]);
+    }
+    writing.double.tell(|told| told.holds = false);
+    for shard in 0..4 {
+        writing.expect(shard, &[kept(1)]);
+    }
+    let numbers = writing.numbers.clone();
+    writing.stop().tell(|told| {
+        assert_eq!(told.commits, [(1, true), (3, true)]);
+    });
+    let count = |of: &std::sync::atomic::AtomicU64| of.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(count(&numbers.commits), 2);
+    assert_eq!(count(&numbers.batches), 4);
+    assert_eq!(count(&numbers.operations), 4);
+    assert_eq!(numbers.commits_by_ns.iter().map(count).sum::<u64>(), 2);
+}
+
+#[test]
+fn what_changes_nothing_is_answered_without_a_commit() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    writing.put(0, 1, vec![dequeued("nobody", 7)]);
+    writing.expect(0, &[kept(1)]);
+    let came_and_went = vec![
+        enqueued("client", 1, message("topic", None), Some(1)),
+        dequeued("client", 1),
+    ];
+    writing.put(0, 2, came_and_went);
+    writing.expect(0, &[kept(2)]);
+    writing.stop().tell(|told| assert_eq!(told.commits, []));
+}
+
+#[test]
+fn a_full_disk_takes_deletions_and_everything_once_there_is_room() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    let before = vec![
+        session("b", u32::MAX),
+        enqueued("b", 1, message("topic", None), None),
+    ];
+    writing.put(1, 1, before);
+    writing.expect(1, &[kept(1)]);
+    writing.double.tell(|told| told.is_full = true);
+    writing.put(0, 1, vec![session("a", u32::MAX)]);
+    for shard in [0, 2, 3] {
+        writing.expect(shard, &[Answer::Full(true)]);
+    }
+    writing.put(1, 2, vec![dequeued("b", 1)]);
+    writing.expect(1, &[Answer::Full(true), kept(2)]);
+    writing.double.tell(|told| {
+        let left: Vec<_> = told.tables.keys().map(|(table, _)| *table).collect();
+        assert_eq!(left, [Table::Meta, Table::Sessions]);
+        told.is_full = false;
+    });
+    writing.expect(0, &[kept(1), Answer::Full(false)]);
+    writing.expect(1, &[Answer::Full(false)]);
+    writing.put(1, 3, vec![enqueued("b", 2, message("topic", None), None)]);
+    writing.expect(1, &[kept(3)]);
+    writing.stop();
+}
+
+#[test]
+fn a_disk_that_takes_nothing_loses_nothing() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    writing
+        .double
+        .tell(|told| (told.is_full, told.is_stuck) = (true, true));
+    writing.put(0, 1, vec![session("a", u32::MAX)]);
+    writing.put(
+        1,
+        1,
+        vec![Op::SessionEnded {
+            client_id: "b".into(),
+        }],
+    );
+    writing.expect(0, &[Answer::Full(true)]);
+    // two rounds of waiting
+    writing
+        .double
+        .wait_for(|told| (told.begun >= 1).then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    writing.double.tell(|told| {
+        assert_eq!(told.commits, []);
+        (told.is_full, told.is_stuck) = (false, false);
+    });
+    writing.expect(0, &[kept(1), Answer::Full(false)]);
+    writing
+        .stop()
+        .tell(|told| assert_eq!(told.commits, [(1, true)]));
+}
+
+#[test]
+fn each_way_of_syncing_syncs_when_it_says() {
+    let put = |writing: &Writing| {
+        writing.put(0, 1, vec![session("a", u32::MAX)]);
+        writing.expect(0, &[kept(1)]);
+    };
+    let every = StorageSync::Every(Duration::from_millis(20));
+    let writing = Writing::new(Double::default(), every, 0);
+    put(&writing);
+    writing
+        .double
+        .wait_for(|told| (told.syncs == 1).then_some(()));
+    writing.stop().tell(|told| {
+        assert_eq!((&told.commits[..], told.syncs), (&[(1, false)][..], 1));
+    });
+
+    let writing = Writing::new(Double::default(), StorageSync::Never, 0);
+    put(&writing);
+    writing
+        .double
+        .wait_for(|told| (told.commits.len() == 1).then_some(()));
+    writing.double.tell(|told| assert_eq!(told.syncs, 0));
+    writing.stop().tell(|told| assert_eq!(told.syncs, 1));
+
+    // an engine that syncs with each commit is given fewer
+    let double = Double::default();
+    double.tell(|told| told.always_syncs = true);
+    let writing = Writing::new(double, StorageSync::Every(Duration::from_secs(60)), 0);
+    put(&writing);
+    writing.put(0, 2, vec![session("b", u32::MAX)]);
+    writing.expect(0, &[kept(2)]);
+    writing.double.tell(|told| assert_eq!(told.commits, []));
+    writing
+        .stop()
+        .tell(|told| assert_eq!(told.commits, [(2, false)]));
+}
+
+#[test]
+fn a_store_that_breaks_ends_its_thread_with_a_panic() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    writing.double.tell(|told| told.is_broken = true);
+    writing.put(0, 1, vec![session("a", u32::MAX)]);
+    let ended = writing.thread.join();
+    let cause = ended.expect_err("it panics");
+    let cause = cause.downcast_ref::<String>().expect("a text");
+    assert_eq!(cause, "the store in double failed: broken");
+    let mut answers = Vec::new();
+    writing.answers[0].drain(&mut answers);
+    assert_eq!(answers, []);
+}
+
+#[test]
+fn a_store_above_its_limit_goes_on_and_says_when_there_is_room() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 1000);
+    writing.double.tell(|told| told.used_bytes = 1000);
+    writing.put(0, 1, vec![session("a", u32::MAX)]);
+    writing.expect(0, &[kept(1), Answer::Full(true)]);
+    writing.put(0, 2, vec![session("b", u32::MAX)]);
+    writing.expect(0, &[kept(2)]);
+    writing.double.tell(|told| told.used_bytes = 951);
+    writing.expect(3, &[Answer::Full(true)]);
+    std::thread::sleep(Duration::from_millis(1500));
+    writing.double.tell(|told| told.used_bytes = 949);
+    writing.expect(3, &[Answer::Full(false)]);
+    writing.expect(0, &[Answer::Full(false)]);
+    writing.stop();
+}
+
+#[test]
+fn used_bytes_follow_what_is_there() {
+    for way in WAYS {
+        let mut store = Reopened::new(way);
+        let empty = store.open().engine.used_bytes();
+        let large = Arc::new(Message {
+            payload: vec![b'x'; 5000].into(),
+            ..(*message("topic", None)).clone()
+        });
+        let many = (1..=1000).map(|seq| enqueued("client", seq, large.clone(), None));
+        store.keep(
+            [session("client", u32::MAX)]
+                .into_iter()
+                .chain(many)
+                .collect(),
+        );
+        let full = store.open().engine.used_bytes();
+        assert!(full >= empty + 5_000_000, "{way}: {full}");
+        store.keep(vec![Op::SessionEnded {
+            client_id: "client".into(),
+        }]);
+        let quiet = store.open();
+        quiet.engine.compact().expect("it compacts");
+        let left = quiet.engine.used_bytes();
+        assert!(left < 1_000_000, "{way}: {left}");
+        assert!(quiet.engine.bytes() > 0);
+    }
+}
+
+#[test]
+fn a_key_that_is_too_long_for_an_engine_is_not_kept_and_harms_nobody() {
+    for way in WAYS {
+        let mut store = Reopened::new(way);
+        let long = "x".repeat(65_535);
+        store.keep(vec![
+            session("client", u32::MAX),
+            subscribed("client", &long),
+            session(&long, u32::MAX),
+            subscribed(&long, "topic"),
+            enqueued(&long, 1, message("topic", None), Some(1)),
+            dequeued(&long, 1),
+            Op::Unsubscribed {
+                client_id: long.as_str().into(),
+                filter: "topic".into(),
+            },
+        ]);
+        let sessions = |ops: &[Op]| {
+            let is_session = |op: &&Op| matches!(op, Op::Session { .. });
+            ops.iter().filter(is_session).count()
+        };
+        let ops = store.restored();
+        assert_eq!(sessions(&ops), 2, "{way}");
+        store.keep(vec![Op::SessionEnded {
+            client_id: long.as_str().into(),
+        }]);
+        assert_eq!(sessions(&store.restored()), 1, "{way}");
+    }
+}
+
+fn offline(command: StoreCommand, settings: &StorageSettings) -> anyhow::Result<(u8, String)> {
+    let mut out = Vec::new();
+    let code = offline::run(&command, settings, &mut out)?;
+    Ok((code, String::from_utf8(out).expect("text")))
+}
+
+#[test]
+fn what_one_engine_dumped_another_loads() {
+    let mut store = Reopened::new(StorageWay::Redb);
+    suite::run(&mut store, 3, 20);
+    let before = store.restored();
+    assert!(before.len() > 20);
+    store.open = None;
+    let settings = store.directory.settings(StorageWay::Redb);
+    drop(open(&settings, 0).expect("it opens"));
+    let (code, dump) = offline(StoreCommand::Dump, &settings).expect("a dump");
+    assert_eq!(code, 0);
+
+    let mut other = Reopened::new(StorageWay::Fjall);
+    let settings = other.directory.settings(StorageWay::Fjall);
+    let file = other.directory.0.join("dump");
+    std::fs::write(&file, &dump).expect("a file");
+    let load = || StoreCommand::Load(file.display().to_string());
+    offline(load(), &settings).expect("it loads");
+    let (_, again) = offline(StoreCommand::Dump, &settings).expect("a dump");
+    assert_eq!(again, dump);
+    let error = offline(load(), &settings).expect_err("it is not empty");
+    assert!(error.to_string().contains("dump"), "{error:#}");
+    assert!(format!("{error:#}").contains("not empty"), "{error:#}");
+    assert_eq!(other.restored(), before);
+    other.open = None;
+    let (code, text) = offline(StoreCommand::Check, &settings).expect("a check");
+    assert_eq!(code, 0);
+    assert!(text.ends_with("everything can be read\n"), "{text}");
+    let (_, text) = offline(StoreCommand::Compact, &settings).expect("compaction");
+    assert!(text.contains("bytes before"), "{text}");
+    assert_eq!(other.restored(), before);
+}
+
+#[test]
+fn a_dump_that_is_none_is_refused() {
+    let directory = Directory::new();
+    let settings = directory.settings(StorageWay::Redb);
+    let file = directory.0.join("dump");
+    for (text, what) in [
+        ("", "is empty"),
+        ("hello\n", "line 1"),
+        ("{\"corqtt-store-format\":2}\n", "format 2"),
+        ("{\"corqtt-store-format\":1}\n{}\n", "line 2"),
+        (
+            "{\"corqtt-store-format\":1}\n{\"table\":\"queue\",\"key\":\"00\",\"value\":\"0g\"}\n",
+            "line 2 is no row of table \"queue\"",
+        ),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        let command = StoreCommand::Load(file.display().to_string());
+        let error = offline(command, &settings).expect_err("it is none");
+        assert!(format!("{error:#}").contains(what), "{error:#}");
+    }
+}
+
+#[test]
+fn a_check_finds_what_cannot_be_read_and_what_refers_to_nothing() {
+    let mut store = Reopened::new(StorageWay::Redb);
+    store.keep(vec![
+        session("client", u32::MAX),
+        enqueued("client", 1, message("topic", None), None),
+    ]);
+    let body = id(1).to_bytes();
+    let of_nobody = rows::client_key("nobody", b"filter");
+    let flight = rows::client_key("client", &9_u64.to_be_bytes());
+    let mut broken: [engine::Row<'_>; 5] = [
+        (Table::Bodies, &body, None),
+        (Table::Bodies, &id(2).to_bytes(), Some(b"")),
+        (Table::Subscriptions, &of_nobody, Some(&[0; 5])),
+        (Table::Flights, &flight, Some(&[1, 0])),
+        (Table::Sessions, b"other", Some(b"nonsense")),
+    ];
+    let quiet = store.open();
+    let mut broken = broken.iter_mut().map(|row| *row);
+    quiet.engine.commit(&mut broken, true).expect("a commit");
+    store.open = None;
+    let settings = store.directory.settings(StorageWay::Redb);
+    let (code, text) = offline(StoreCommand::Check, &settings).expect("a check");
+    assert_eq!(code, 1);
+    for line in [
+        "bodies 0/0/1: is missing, and 1 entries of queues have it",
+        "bodies 0/0/2: cannot be read",
+        "subscriptions nobody filter: there is no such session",
+        "flights client 9: there is no such message in the queue",
+        "sessions other: cannot be read",
+        "5 problems",
+    ] {
+        assert!(text.lines().any(|of| of == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn a_command_leaves_a_store_alone_that_is_in_use_or_not_there() {
+    let directory = Directory::new();
+    let settings = directory.settings(StorageWay::Fjall);
+    let error = offline(StoreCommand::Check, &settings).expect_err("there is none");
+    assert!(error.to_string().contains("no fjall store"), "{error}");
+    let opened = open(&settings, 0).expect("it opens");
+    let error = offline(StoreCommand::Check, &settings).expect_err("it is in use");
+    assert!(error.to_string().contains("in use by process"), "{error}");
+    drop(opened);
+    offline(StoreCommand::Check, &settings).expect("it is free");
+}
+
+#[test]
+fn a_start_gives_back_and_then_writes() {
+    for way in WAYS {
+        let directory = Directory::new();
+        let settings = directory.settings(way);
+        let mut opened = open(&settings, 0).expect("it opens").expect("a store");
+        let mut count = 0;
+        let mut each = |_| {
+            count += 1;
+            Ok(())
+        };
+        opened.restore(NOW_MS, &mut each).expect("nothing is there");
+        let (to, _restored) = channels(1);
+        let keeper = opened.start(to, |_| 0, Vec::new()).expect("a thread");
+        let ops = vec![session("client", u32::MAX)];
+        let token = Token(1);
+        keeper.store(0).put(Batch { token, ops });
+        keeper.stop();
+        let mut opened = open(&settings, 0).expect("it opens").expect("a store");
+        let before = wall_ms();
+        let mut each = |op| {
+            if let Op::Left { at_ms, .. } = op {
+                assert!(before - at_ms < 60_000, "it was connected until just now");
+            }
+            count += 1;
+            Ok(())
+        };
+        opened.restore(before, &mut each).expect("it can be read");
+        assert_eq!(count, 2, "{way}");
+        let mut each = |_| anyhow::bail!("enough");
+        let error = opened.restore(before, &mut each).expect_err("it stops");
+        assert_eq!(error.to_string(), "enough");
+    }
+}
+
+/// Answers for a shard until one of them is as wanted.
+fn answers_until(from: &lane::Receiver<Answer>, wanted: impl Fn(&Answer) -> bool) -> Vec<Answer> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut all = Vec::new();
+    while !all.iter().any(&wanted) {
+        assert!(Instant::now() < deadline, "{all:?}");
+        all.extend(next(from));
+    }
+    all
+}
+
+/// Needs a directory on a small file system of its own: `CORQTT_TEST_SMALL_DISK`.
+#[test]
+#[ignore = "needs a small disk"]
+fn a_disk_that_is_really_full_loses_nothing_and_recovers() {
+    let disk = std::env::var_os("CORQTT_TEST_SMALL_DISK").expect("a small disk");
+    let mut dice = Dice::new(1);
+    let random: Vec<u8> = (0..100_000).map(|_| (dice.roll() >> 32) as u8).collect();
+    for way in WAYS {
+        let directory = Directory(Path::new(&disk).join(way.name()));
+        std::fs::create_dir_all(&directory.0).expect("a directory");
+        let settings = directory.settings(way);
+        let ballast = Path::new(&disk).join("ballast");
+        std::fs::write(&ballast, vec![1; 8 << 20]).expect("a file");
+        let running = run(&settings, 0);
+        let mut store = running.keeper.store(0);
+        let large = Arc::new(Message {
+            payload: random.clone().into(),
+            ..(*message("topic", None)).clone()
+        });
+        let ops = vec![session("client", u32::MAX), session("other", u32::MAX)];
+        let token = Token(1);
+        store.put(Batch { token, ops });
+        let mut number = 1;
+        loop {
+            let all = answers_until(&running.answers[0], |answer| {
+                matches!(answer, Answer::Full(true)) || *answer == kept(number)
+            });
+            if all.contains(&Answer::Full(true)) {
+                break;
+            }
+            number += 1;
+            let token = Token(number);
+            let ops = vec![enqueued("client", number, large.clone(), None)];
+            store.put(Batch { token, ops });
+        }
+        println!("{way}: full after {number} messages of 100 kB");
+        answers_until(&running.answers[1], |answer| {
+            matches!(answer, Answer::Full(true))
+        });
+        let token = Token(1);
+        let ops = (2..number / 2).map(|seq| dequeued("client", seq)).collect();
+        running.keeper.store(1).put(Batch { token, ops });
+        std::thread::sleep(Duration::from_secs(2));
+        let mut taken = Vec::new();
+        running.answers[1].drain(&mut taken);
+        println!("{way}: deletions were answered {taken:?}");
+        std::fs::remove_file(&ballast).expect("it is there");
+        let mut all = answers_until(&running.answers[0], |answer| {
+            matches!(answer, Answer::Full(false))
+        });
+        all.retain(|answer| matches!(answer, Answer::Kept(_)));
+        assert_eq!(all, [kept(number)]);
+        running.keeper.stop();
+        let running = run(&settings, 0);
+        let ops: Vec<Op> = running.restored.iter().flatten().flatten().collect();
+        let left = messages_of(&ops, "client");
+        let seqs: Vec<u64> = left.iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(seqs, (number / 2..=number).collect::<Vec<_>>());
+        running.keeper.stop();
+    }
+}
+
+/// What a start costs: a million messages in a thousand queues, and a million retained ones.
+#[test]
+#[ignore = "takes long"]
+fn restoring_a_million() {
+    for way in WAYS {
+        let mut store = Reopened::new(way);
+        let payload: bytes::Bytes = vec![b'x'; 256].into();
+        let begun = Instant::now();
+        for client in 0..1000 {
+            store.keep(vec![session(&format!("client-{client}"), u32::MAX)]);
+        }
+        for round in 0..100_u64 {
+            let mut ops = Vec::new();
+            for client in 0..1000_u64 {
+                for n in 0..10 {
+                    let number = round * 10_000 + client * 10 + n;
+                    let mut op = enqueued(
+                        &format!("client-{client}"),
+                        round * 10 + n + 1,
+                        Arc::new(Message {
+                            payload: payload.clone(),
+                            ..(*message("a/topic/of/some/length", None)).clone()
+                        }),
+                        None,
+                    );
+                    if let Op::Changed {
+                        change: Change::Enqueued { id: of, .. },
+                        ..
+                    } = &mut op
+                    {
+                        *of = id(number + 1);
+                    }
+                    ops.push(op);
+                }
+            }
+            for n in 0..10_000 {
+                ops.push(Op::Retained {
+                    message: Arc::new(Message {
+                        topic: format!("retained/{}", round * 10_000 + n).as_str().into(),
+                        payload: payload.clone(),
+                        ..(*message("t", None)).clone()
+                    }),
+                    stamp: corqtt_topics::Stamp {
+                        time: round * 10_000 + n,
+                        origin: 0,
+                    },
+                });
+            }
+            store.keep(ops);
+        }
+        println!(
+            "{way}: written in {:?}, {} MB",
+            begun.elapsed(),
+            store.open().engine.bytes() >> 20
+        );
+        store.open = None;
+        let settings = store.directory.settings(way);
+        drop(open(&settings, 0));
+        let begun = Instant::now();
+        let mut opened = open(&settings, 0).expect("it opens").expect("a store");
+        println!("{way}: opened after {:?}", begun.elapsed());
+        let mut count = 0_u64;
+        let mut each = |op| {
+            count += u64::from(!matches!(op, Op::Session { .. }));
+            Ok(())
+        };
+        opened.restore(NOW_MS, &mut each).expect("it can be read");
+        println!(
+            "{way}: {count} operations given back after {:?}",
+            begun.elapsed()
+        );
+        let status = std::fs::read_to_string("/proc/self/status").expect("it is there");
+        for line in status
+            .lines()
+            .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"))
+        {
+            println!("{way}: {line}");
+        }
+    }
 }

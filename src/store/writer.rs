@@ -1,23 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The thread that writes: what waits when a commit ends is the next commit, of all shards together.
+//!
+//! ```text
+//!                 ┌───────────────── a batch comes ─────────────────┐
+//!                 ▼                                                 │
+//!   waiting ──► group ──► commit ──► "kept" to every shard in it ───┘
+//!      ▲                    │ no room
+//!      └──── retry ◄────────┘   what only takes away goes first, if it can
+//! ```
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use corqtt_port::histogram::Histogram;
 use corqtt_port::lane::{Receiver, Sender};
 use corqtt_port::store::{Answer, Batch, Store, Token};
 
-use super::book::{Book, Group};
-use super::engine::{Engine, EngineError, Table};
+use super::book::{Book, Group, only_takes_away};
+use super::engine::{Engine, EngineError, Result, Table};
 use crate::settings::StorageSync;
 
 /// How long a full disk is left alone.
 const FULL_RETRY: Duration = Duration::from_millis(200);
+/// How long it is left alone when not even deletions fit: each try opens the engine again.
+const TAKE_RETRY: Duration = Duration::from_secs(5);
 /// How often a store that has nothing to do says that its process lives.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the size on the disk is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks after which a store that is above its limit is told to give room back, again and again.
+const LOOKS_UNTIL_TIDY: u32 = 5;
 /// Below this part of `store-bytes` there is room again.
 const ROOM_PERCENT: u64 = 95;
+/// With `storage-sync: never`, an engine that syncs with each commit is given one so often.
+const NEVER_INTERVAL: Duration = Duration::from_secs(1);
+/// Operations that are held for the next sync at most; with more it comes early.
+const HELD_OPS_MAX: usize = 100_000;
 
+/// When the process last said that it lives (wall clock, ms): a row of [`Table::Meta`].
 pub(crate) const ALIVE: &[u8] = b"alive";
 
 /// To the writer.
@@ -30,6 +53,7 @@ pub(crate) enum ToWriter {
 }
 
 /// A shard's way to the writer.
+#[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) shard: u8,
     pub(crate) to: Sender<ToWriter>,
@@ -49,41 +73,152 @@ impl Store for Handle {
 /// How a shard is answered.
 pub(crate) type Tell = Box<dyn Fn(Answer) + Send>;
 
+/// What the writer says of itself, since start. Written by its thread only.
+#[derive(Debug, Default)]
+pub(crate) struct StoreNumbers {
+    pub(crate) commits: AtomicU64,
+    /// Batches of shards in them.
+    pub(crate) batches: AtomicU64,
+    /// Operations in those.
+    pub(crate) operations: AtomicU64,
+    /// Rows written and removed.
+    pub(crate) rows: AtomicU64,
+    /// Keys and values of those (bytes).
+    pub(crate) written_bytes: AtomicU64,
+    /// What the commits took, with their sync (ns).
+    pub(crate) commit_ns: AtomicU64,
+    /// Commits by that: those up to each bound of [`Histogram::BOUNDS_NS`], and those above the last.
+    pub(crate) commits_by_ns: [AtomicU64; Histogram::BOUNDS_NS.len() + 1],
+    /// The longest (ns).
+    pub(crate) commit_max_ns: AtomicU64,
+    /// Operations that wait for the next commit.
+    pub(crate) backlog: AtomicU64,
+    /// What the store takes on the disk (bytes), a second ago at most while it changes.
+    pub(crate) bytes: AtomicU64,
+    /// What its rows take of that (bytes).
+    pub(crate) used_bytes: AtomicU64,
+    /// 1 while there is no room.
+    pub(crate) full: AtomicU64,
+}
+
+fn add(to: &AtomicU64, more: u64) {
+    // one writer
+    to.store(to.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+}
+
+impl StoreNumbers {
+    fn committed(&self, batches: &[Waiting], group: &Group, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bounds = Histogram::BOUNDS_NS.iter();
+        let bucket = bounds.take_while(|bound| ns > **bound).count();
+        let operations: usize = batches.iter().map(|waiting| waiting.batch.ops.len()).sum();
+        add(&self.commits, 1);
+        add(&self.batches, batches.len() as u64);
+        add(&self.operations, operations as u64);
+        add(&self.rows, group.len() as u64);
+        add(&self.written_bytes, group.bytes());
+        add(&self.commit_ns, ns);
+        add(&self.commits_by_ns[bucket], 1);
+        self.commit_max_ns.fetch_max(ns, Ordering::Relaxed);
+    }
+}
+
+/// A batch that is not committed.
+#[derive(Debug)]
+struct Waiting {
+    shard: u8,
+    batch: Batch,
+    is_answered: bool,
+}
+
+/// The disk has no room.
+#[derive(Debug)]
+struct Full {
+    retry_at: Instant,
+    /// When to try whether at least deletions fit.
+    take_at: Instant,
+}
+
 pub(crate) struct Writer {
+    engine: Box<dyn Engine>,
+    book: Book,
+    from: Receiver<ToWriter>,
+    tell: Vec<Tell>,
+    sync: StorageSync,
+    /// 0: no limit.
+    bytes_max: u64,
+    numbers: Arc<StoreNumbers>,
+    /// For messages.
+    path: PathBuf,
+    /// In the order in which they came.
+    waiting: Vec<Waiting>,
+    /// Something that was answered is not on the disk since then.
+    unsynced_since: Option<Instant>,
+    committed_at: Instant,
+    full: Option<Full>,
+    /// Looks since the store is above its limit.
+    looks_above: Option<u32>,
+    /// When the size was last looked at; `None`: something has changed since, and it was long ago.
+    looked_at: Option<Instant>,
+    is_looked_at: bool,
+    /// The shards know that there is no room.
+    told_full: bool,
+}
+
+/// What a [`Writer`] is made of.
+pub(crate) struct Parts {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) book: Book,
     pub(crate) from: Receiver<ToWriter>,
     pub(crate) tell: Vec<Tell>,
     pub(crate) sync: StorageSync,
-    /// 0: no limit.
     pub(crate) bytes_max: u64,
-    /// For messages.
+    pub(crate) numbers: Arc<StoreNumbers>,
     pub(crate) path: PathBuf,
-    pub(crate) is_full: bool,
-    pub(crate) unsynced_since: Option<Instant>,
 }
 
 impl Writer {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            engine: parts.engine,
+            book: parts.book,
+            from: parts.from,
+            tell: parts.tell,
+            sync: parts.sync,
+            bytes_max: parts.bytes_max,
+            numbers: parts.numbers,
+            path: parts.path,
+            waiting: Vec::new(),
+            unsynced_since: None,
+            committed_at: Instant::now(),
+            full: None,
+            looks_above: None,
+            looked_at: None,
+            is_looked_at: false,
+            told_full: false,
+        }
+    }
+
     /// Until it is told to stop, or the engine breaks, which ends the process: nothing that is acknowledged from then on
     /// would be kept.
     pub(crate) fn run(mut self) {
         let mut messages = Vec::new();
         loop {
             self.from.wait(&mut messages, Some(self.patience()));
-            let mut batches = Vec::new();
             let mut stops = false;
             for message in messages.drain(..) {
                 match message {
-                    ToWriter::Batch(shard, batch) => batches.push((shard, batch)),
+                    ToWriter::Batch(shard, batch) => self.waiting.push(Waiting {
+                        shard,
+                        batch,
+                        is_answered: false,
+                    }),
                     ToWriter::Stop => stops = true,
                 }
             }
-            let outcome = self.write(batches).and_then(|()| self.sync_if_due(stops));
-            if let Err(error) = outcome {
-                panic!(
-                    "the store in {} failed: {error}; look at the disk, then run `corqtt store check`",
-                    self.path.display()
-                );
+            if let Err(error) = self.step(stops) {
+                log::error!(path:% = self.path.display(), error:% = error; "the store failed, and nothing more would be kept: look at the disk and the kernel's log, then run corqtt store check before the next start");
+                panic!("the store in {} failed: {error}", self.path.display());
             }
             if stops {
                 return;
@@ -93,96 +228,295 @@ impl Writer {
 
     /// How long to wait for something to do.
     fn patience(&self) -> Duration {
-        match (self.sync, self.unsynced_since) {
-            (StorageSync::Every(interval), Some(since)) => interval.saturating_sub(since.elapsed()),
-            _ => ALIVE_INTERVAL,
+        let now = Instant::now();
+        if let Some(full) = &self.full {
+            return full.retry_at.saturating_duration_since(now);
         }
+        let mut until = self.committed_at + ALIVE_INTERVAL;
+        if let Some(at) = self.sync_at() {
+            until = until.min(at);
+        }
+        if !self.is_looked_at {
+            until = until.min(self.looked_at.map_or(now, |at| at + LOOK_INTERVAL));
+        }
+        until.saturating_duration_since(now)
     }
 
-    fn write(&mut self, batches: Vec<(u8, Batch)>) -> Result<(), EngineError> {
-        let mut group = Group::new();
-        let mut kept = Vec::with_capacity(batches.len());
-        for (shard, batch) in batches {
-            kept.push((shard, batch.token));
-            for op in batch.ops {
-                self.book.apply(&*self.engine, &mut group, op)?;
-            }
-        }
-        let alive = super::wall_ms().to_be_bytes().to_vec();
-        group.insert((Table::Meta, ALIVE.to_vec()), Some(alive));
-        self.commit(&group)?;
-        for (shard, token) in kept {
-            if let Some(tell) = self.tell.get(usize::from(shard)) {
-                tell(Answer::Kept(token));
-            }
-        }
-        self.watch_bytes();
-        Ok(())
+    /// Batches are answered before they are committed: the engine would sync.
+    fn holds(&self) -> bool {
+        self.sync != StorageSync::Always && self.engine.always_syncs()
     }
 
-    /// Commits a group, however long the disk is full.
-    fn commit(&mut self, group: &Group) -> Result<(), EngineError> {
-        let durable = self.sync == StorageSync::Always;
-        loop {
-            let mut rows = group
-                .iter()
-                .map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()));
-            match self.engine.commit(&mut rows, durable) {
-                Ok(()) => break,
-                Err(EngineError::Full(why)) => {
-                    if !self.is_full {
-                        log::error!(path:% = self.path.display(), error = why; "the disk is full: what would be kept is refused until there is room");
-                    }
-                    self.set_full(true);
-                    std::thread::sleep(FULL_RETRY);
+    /// When what was answered is to be on the disk.
+    fn sync_at(&self) -> Option<Instant> {
+        let interval = match self.sync {
+            StorageSync::Every(interval) => interval,
+            StorageSync::Never if self.engine.always_syncs() => NEVER_INTERVAL,
+            StorageSync::Always | StorageSync::Never => return None,
+        };
+        Some(self.unsynced_since? + interval)
+    }
+
+    fn step(&mut self, stops: bool) -> Result<()> {
+        let now = Instant::now();
+        let is_due = |at: Instant| stops || at <= now;
+        match &self.full {
+            Some(full) if is_due(full.retry_at) => self.retry(now)?,
+            Some(_) => {}
+            None => {
+                let is_silent = self.committed_at + ALIVE_INTERVAL <= now;
+                let mut commits = !self.waiting.is_empty();
+                if self.holds() && commits {
+                    self.unsynced_since.get_or_insert(now);
+                    self.answer_held();
+                    let held: usize = self.waiting.iter().map(|held| held.batch.ops.len()).sum();
+                    commits = is_silent || held > HELD_OPS_MAX || self.sync_at().is_none_or(is_due);
                 }
+                if commits {
+                    self.commit_waiting()?;
+                } else if is_silent && self.waiting.is_empty() {
+                    self.say_alive()?;
+                }
+            }
+        }
+        if self.full.is_none()
+            && self.unsynced_since.is_some()
+            && (stops || self.sync_at().is_some_and(is_due))
+        {
+            match self.engine.sync() {
+                Ok(()) => self.unsynced_since = None,
+                Err(EngineError::Full(why)) => self.disk_is_full(&why),
                 Err(broken) => return Err(broken),
             }
         }
-        if !durable {
-            self.unsynced_since.get_or_insert_with(Instant::now);
+        let backlog: usize = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.batch.ops.len())
+            .sum();
+        self.numbers
+            .backlog
+            .store(backlog as u64, Ordering::Relaxed);
+        if stops && backlog > 0 {
+            log::error!(path:% = self.path.display(), operations = backlog; "the disk is full: what was not acknowledged yet is not kept");
         }
-        if self.is_full && self.bytes_max == 0 {
-            log::info!(path:% = self.path.display(); "the disk has room again");
-            self.set_full(false);
+        self.look(now)
+    }
+
+    fn answer(tell: &[Tell], waiting: &mut Waiting) {
+        if !waiting.is_answered
+            && let Some(tell) = tell.get(usize::from(waiting.shard))
+        {
+            tell(Answer::Kept(waiting.batch.token));
+        }
+        waiting.is_answered = true;
+    }
+
+    fn answer_held(&mut self) {
+        for waiting in &mut self.waiting {
+            Self::answer(&self.tell, waiting);
+        }
+    }
+
+    /// Everything that waits, as one commit.
+    fn commit_waiting(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting = self.try_commit(waiting)?;
+        Ok(())
+    }
+
+    /// What is left of the batches: all of them if there is no room, which is noted, else none.
+    fn try_commit(&mut self, mut batches: Vec<Waiting>) -> Result<Vec<Waiting>> {
+        let mut group = Group::default();
+        let mut edit = self.book.edit(&*self.engine, &mut group);
+        for op in batches.iter().flat_map(|waiting| &waiting.batch.ops) {
+            edit.apply(op)?;
+        }
+        let committed = if group.is_empty() {
+            self.book.committed(group);
+            Ok(())
+        } else {
+            self.commit(&batches, group)
+        };
+        match committed {
+            Ok(()) => {
+                for waiting in &mut batches {
+                    Self::answer(&self.tell, waiting);
+                }
+                Ok(Vec::new())
+            }
+            Err(EngineError::Full(why)) => {
+                self.disk_is_full(&why);
+                Ok(batches)
+            }
+            Err(broken) => Err(broken),
+        }
+    }
+
+    fn commit(&mut self, batches: &[Waiting], mut group: Group) -> Result<()> {
+        let alive = super::wall_ms().to_be_bytes();
+        group.set(Table::Meta, ALIVE.into(), alive.into());
+        let durable = self.sync == StorageSync::Always;
+        let begun = Instant::now();
+        self.engine.commit(&mut group.rows(), durable)?;
+        let now = Instant::now();
+        self.numbers.committed(batches, &group, now - begun);
+        self.book.committed(group);
+        self.committed_at = now;
+        self.is_looked_at = false;
+        if self.holds() {
+            self.unsynced_since = None;
+        } else if !durable {
+            self.unsynced_since.get_or_insert(now);
         }
         Ok(())
     }
 
-    fn watch_bytes(&mut self) {
-        let bytes = self.engine.bytes();
-        let limit = self.bytes_max;
-        if limit == 0 {
-            return;
+    /// The clock of those who are connected goes on at the next start from here.
+    fn say_alive(&mut self) -> Result<()> {
+        let mut has_sessions = false;
+        self.engine.scan(Table::Sessions, &[], &mut |_, _| {
+            has_sessions = true;
+            ControlFlow::Break(())
+        })?;
+        self.committed_at = Instant::now();
+        if !has_sessions {
+            return Ok(());
         }
-        if bytes >= limit && !self.is_full {
-            log::warn!(bytes = bytes, limit = limit; "the store has reached store-bytes: what would be kept is refused");
-            self.set_full(true);
-        } else if self.is_full && bytes < limit / 100 * ROOM_PERCENT {
-            log::info!(bytes = bytes, limit = limit; "the store has room again");
-            self.set_full(false);
+        match self.commit(&[], Group::default()) {
+            Err(EngineError::Full(why)) => {
+                self.disk_is_full(&why);
+                Ok(())
+            }
+            other => other,
         }
     }
 
-    fn set_full(&mut self, is_full: bool) {
-        if self.is_full != is_full {
-            self.is_full = is_full;
+    fn disk_is_full(&mut self, why: &str) {
+        let now = Instant::now();
+        match &mut self.full {
+            Some(full) => full.retry_at = now + FULL_RETRY,
+            None => {
+                log::error!(path:% = self.path.display(), error = why; "the disk is full: what would have to be kept is refused until there is room");
+                self.full = Some(Full {
+                    retry_at: now + FULL_RETRY,
+                    take_at: now,
+                });
+            }
+        }
+        self.tell_full();
+    }
+
+    /// There was no room a while ago. If there is some now everything goes on, else what only takes away does, if that
+    /// can be written.
+    fn retry(&mut self, now: Instant) -> Result<()> {
+        let Some(Full { take_at, .. }) = self.full else {
+            return Ok(());
+        };
+        if self.opens(true)? {
+            self.commit_waiting()?;
+            if self.waiting.is_empty() {
+                log::info!(path:% = self.path.display(); "the disk has room again");
+                self.full = None;
+                self.tell_full();
+                return Ok(());
+            }
+        }
+        if take_at <= now {
+            self.take_away(now)?;
+        }
+        if let Some(full) = &mut self.full {
+            full.retry_at = now + FULL_RETRY;
+        }
+        Ok(())
+    }
+
+    /// Whether the engine works; it is opened again if something fits on the disk, or without asking.
+    fn opens(&mut self, asks: bool) -> Result<bool> {
+        let room = if asks { self.engine.room() } else { Ok(()) };
+        match room.and_then(|()| self.engine.ready()) {
+            Ok(was_closed) => {
+                if was_closed {
+                    // a commit whose sync failed may be there
+                    self.book = Book::open(&*self.engine)?;
+                }
+                Ok(true)
+            }
+            Err(EngineError::Full(_)) => Ok(false),
+            Err(broken) => Err(broken),
+        }
+    }
+
+    fn take_away(&mut self, now: Instant) -> Result<()> {
+        let only_takes = |waiting: &Waiting| waiting.batch.ops.iter().all(only_takes_away);
+        if !self.waiting.iter().any(only_takes) {
+            return Ok(());
+        }
+        let mut fits = self.opens(false)?;
+        if fits {
+            // of different shards, which wait for each other's answers: their order is free
+            let all = std::mem::take(&mut self.waiting);
+            let (takes, others): (Vec<_>, Vec<_>) = all.into_iter().partition(only_takes);
+            self.waiting = others;
+            let left = self.try_commit(takes)?;
+            fits = left.is_empty();
+            self.waiting.extend(left);
+        }
+        if let Some(full) = &mut self.full {
+            full.take_at = if fits { now } else { now + TAKE_RETRY };
+        }
+        Ok(())
+    }
+
+    /// Looks at the size now and then, and compares it with the limit.
+    fn look(&mut self, now: Instant) -> Result<()> {
+        let is_due = self.looked_at.is_none_or(|at| at + LOOK_INTERVAL <= now);
+        if self.is_looked_at || !is_due || self.full.is_some() {
+            return Ok(());
+        }
+        self.looked_at = Some(now);
+        self.is_looked_at = true;
+        let (bytes, used) = (self.engine.bytes(), self.engine.used_bytes());
+        self.numbers.bytes.store(bytes, Ordering::Relaxed);
+        self.numbers.used_bytes.store(used, Ordering::Relaxed);
+        let limit = self.bytes_max;
+        if limit == 0 {
+            return Ok(());
+        }
+        let room = u128::from(limit) * u128::from(ROOM_PERCENT) / 100;
+        match &mut self.looks_above {
+            None if used >= limit => {
+                log::warn!(used_bytes = used, limit = limit; "the store has reached store-bytes: what would have to be kept is refused");
+                self.looks_above = Some(0);
+            }
+            Some(_) if u128::from(used) < room => {
+                log::info!(used_bytes = used, limit = limit; "the store has room again");
+                self.looks_above = None;
+            }
+            Some(looks) => {
+                *looks += 1;
+                if looks.is_multiple_of(LOOKS_UNTIL_TIDY)
+                    && let Err(broken @ EngineError::Broken(_)) = self.engine.tidy()
+                {
+                    return Err(broken);
+                }
+            }
+            None => {}
+        }
+        // what gives room back may go on by itself
+        self.is_looked_at = self.looks_above.is_none();
+        self.tell_full();
+        Ok(())
+    }
+
+    fn tell_full(&mut self) {
+        let is_full = self.full.is_some() || self.looks_above.is_some();
+        if self.told_full != is_full {
+            self.told_full = is_full;
+            self.numbers.full.store(is_full.into(), Ordering::Relaxed);
             for tell in &self.tell {
                 tell(Answer::Full(is_full));
             }
         }
-    }
-
-    fn sync_if_due(&mut self, stops: bool) -> Result<(), EngineError> {
-        let is_due = match (self.sync, self.unsynced_since) {
-            (_, None) => false,
-            (StorageSync::Every(interval), Some(since)) => stops || since.elapsed() >= interval,
-            (_, Some(_)) => stops,
-        };
-        if is_due {
-            self.engine.sync()?;
-            self.unsynced_since = None;
-        }
-        Ok(())
     }
 }

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corqtt_codec::{Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, Version};
+use corqtt_codec::{
+    Message, MessageId, PacketId, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
+    Version,
+};
 use corqtt_session::{Change, Delivery};
-use corqtt_topics::Stamp;
+use corqtt_topics::{ShardId, Stamp};
 
 use crate::doubles::Dice;
-use crate::store::{Op, Terms, Will};
+use crate::store::{Op, Owed, Terms, Will};
 
 /// A store under test.
 pub trait Kept {
@@ -44,6 +47,8 @@ struct Session {
 pub struct Model {
     sessions: BTreeMap<Arc<str>, Session>,
     retained: BTreeMap<String, (Arc<Message>, Stamp)>,
+    /// With the publisher and its packet id.
+    owed: BTreeMap<MessageId, (Arc<str>, PacketId, Owed)>,
 }
 
 impl Model {
@@ -59,7 +64,7 @@ impl Model {
                 fresh,
             } => {
                 if fresh {
-                    self.sessions.remove(&client_id);
+                    self.end(&client_id);
                 }
                 let session = self.sessions.entry(client_id).or_insert_with(|| Session {
                     terms: terms.clone(),
@@ -73,7 +78,7 @@ impl Model {
                 session.left_at_ms = None;
             }
             Op::Left { client_id, at_ms } => self.session(&client_id).left_at_ms = Some(at_ms),
-            Op::SessionEnded { client_id } => drop(self.sessions.remove(&client_id)),
+            Op::SessionEnded { client_id } => self.end(&client_id),
             Op::Will { client_id, will } => self.session(&client_id).will = will,
             Op::Subscribed {
                 client_id,
@@ -88,7 +93,13 @@ impl Model {
             Op::Unsubscribed { client_id, filter } => {
                 self.session(&client_id).subscriptions.remove(&filter);
             }
-            Op::Changed { client_id, change } => change_session(self.session(&client_id), change),
+            Op::Changed { client_id, change } => {
+                if let Change::Freed { packet_id } = change {
+                    let is_of = |of: &Arc<str>, id| *of == client_id && id == packet_id;
+                    self.owed.retain(|_, (of, id, _)| !is_of(of, *id));
+                }
+                change_session(self.session(&client_id), change);
+            }
             Op::Retained { message, stamp } => {
                 let topic = message.topic.to_string();
                 if message.payload.is_empty() {
@@ -97,7 +108,77 @@ impl Model {
                     self.retained.insert(topic, (message, stamp));
                 }
             }
-            Op::Owed { .. } | Op::Settled { .. } => unreachable!("no part of this suite"),
+            Op::Owed {
+                client_id,
+                packet_id,
+                owed,
+            } => drop(self.owed.insert(owed.id, (client_id, packet_id, owed))),
+            Op::Settled { id, shard } => {
+                if let Some((.., owed)) = self.owed.get_mut(&id) {
+                    owed.shards &= !shard.bit();
+                    if owed.shards == 0 {
+                        self.owed.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, client_id: &str) {
+        self.sessions.remove(client_id);
+        self.owed.retain(|_, (of, ..)| **of != *client_id);
+    }
+
+    /// What a start does with messages that the one shard there was is still to get.
+    fn settle(&mut self) {
+        for (id, (publisher, _, owed)) in std::mem::take(&mut self.owed) {
+            let mut groups = owed.groups.clone();
+            for (client_id, session) in &mut self.sessions {
+                let (mut plain, mut all) = (Vec::new(), Vec::new());
+                for (full, (options, subscription_id)) in &session.subscriptions {
+                    let filter = TopicFilter::trusted(full);
+                    let matches = filter.matches(TopicName::trusted(&owed.message.topic));
+                    // [MQTT5-3.8.3-4] there is no such option for a shared one
+                    let is_own = options.no_local && !filter.is_shared();
+                    if !matches || (is_own && *client_id == publisher) {
+                        continue;
+                    }
+                    let mut delivery = Delivery {
+                        qos: options.qos.min(owed.message.qos),
+                        retain: owed.message.retain && options.retain_as_published,
+                        ids: (*subscription_id != 0).then(|| [*subscription_id].into()),
+                        group: None,
+                    };
+                    if !filter.is_shared() {
+                        plain.push(delivery);
+                    } else if groups.iter().any(|(group, _)| group == full) {
+                        groups.retain(|(group, _)| group != full);
+                        delivery.group = Some((**full).into());
+                        all.push(delivery);
+                    }
+                }
+                let ids = plain
+                    .iter()
+                    .flat_map(|one| one.ids.iter().flatten().copied());
+                let ids: Box<[u32]> = ids.collect();
+                all.extend(plain.iter().map(|one| one.qos).max().map(|qos| Delivery {
+                    qos,
+                    retain: plain.iter().any(|one| one.retain),
+                    ids: (!ids.is_empty()).then_some(ids),
+                    group: None,
+                }));
+                for delivery in all {
+                    let last = session.entries.last_key_value().map_or(0, |(seq, _)| *seq);
+                    let entry = Entry {
+                        id,
+                        message: owed.message.clone(),
+                        delivery,
+                        packet_id: None,
+                        released: false,
+                    };
+                    session.entries.insert(last + 1, entry);
+                }
+            }
         }
     }
 
@@ -217,6 +298,11 @@ impl Maker {
         (self.dice.roll() >> 16) as usize % bound
     }
 
+    /// That of no message that is under way, for some ten thousand operations.
+    fn free_packet_id(&self) -> PacketId {
+        PacketId::new((self.seq % 65_535) as u16 + 1).expect("not 0")
+    }
+
     fn client_id(&mut self) -> Arc<str> {
         // one is the beginning of another
         ["a", "ab", "client", "client-2", "ü"][self.below(5)].into()
@@ -291,7 +377,7 @@ impl Maker {
         let pick = self.below(entries.len().max(1));
         let entry = entries.iter().nth(pick);
         self.seq += 1;
-        let free = PacketId::new(self.seq as u16 | 1).expect("odd");
+        let free = self.free_packet_id();
         match (self.below(6), entry) {
             (0 | 1, Some((seq, _))) => Change::Dequeued { seq: *seq },
             (2, Some((seq, entry))) if entry.packet_id.is_none() => Change::Begun {
@@ -311,16 +397,40 @@ impl Maker {
         }
     }
 
-    fn enqueue(&mut self, free: PacketId) -> Change {
+    fn next_id(&mut self) -> MessageId {
         self.number += 1;
+        MessageId {
+            start: 1,
+            number: self.number,
+            shard: 0,
+        }
+    }
+
+    /// A new message, or one that another session has too.
+    fn body(&mut self) -> (MessageId, Arc<Message>) {
+        if self.below(3) == 0 {
+            let entries: Vec<_> = self
+                .model
+                .sessions
+                .values()
+                .flat_map(|session| session.entries.values())
+                .filter(|entry| !entry.released)
+                .map(|entry| (entry.id, entry.message.clone()))
+                .collect();
+            if !entries.is_empty() {
+                let pick = self.below(entries.len());
+                return entries[pick].clone();
+            }
+        }
+        (self.next_id(), self.message())
+    }
+
+    fn enqueue(&mut self, free: PacketId) -> Change {
+        let (id, message) = self.body();
         Change::Enqueued {
             seq: self.seq,
-            id: MessageId {
-                start: 1,
-                number: self.number,
-                shard: 0,
-            },
-            message: self.message(),
+            id,
+            message,
             delivery: Delivery {
                 qos: QoS::ExactlyOnce,
                 retain: self.below(2) == 0,
@@ -328,6 +438,60 @@ impl Maker {
                 group: (self.below(3) == 0).then(|| "$share/g/a/+".into()),
             },
             packet_id: (self.below(2) == 0).then_some(free),
+        }
+    }
+
+    /// A client publishes with QoS 2, and another shard is to get it.
+    fn owe(&mut self, client_id: &Arc<str>, ops: &mut Vec<Op>) {
+        self.seq += 1;
+        let packet_id = self.free_packet_id();
+        let groups = if self.below(2) == 0 {
+            vec![("$share/g/a/+".into(), ShardId(0))]
+        } else {
+            Vec::new()
+        };
+        let received = Op::Changed {
+            client_id: client_id.clone(),
+            change: Change::Received { packet_id },
+        };
+        let owed = Op::Owed {
+            client_id: client_id.clone(),
+            packet_id,
+            owed: Owed {
+                id: self.next_id(),
+                message: Arc::new(Message {
+                    topic: "a/b".into(),
+                    ..(*self.message()).clone()
+                }),
+                publisher: 0,
+                shards: 1,
+                plain: 1,
+                of: 1,
+                groups,
+            },
+        };
+        ops.extend(if self.below(2) == 0 {
+            [received, owed]
+        } else {
+            [owed, received]
+        });
+    }
+
+    fn make(&mut self, ops: &mut Vec<Op>) {
+        let from = ops.len();
+        let client_id = self.client_id();
+        match self.below(12) {
+            0 if self.model.sessions.contains_key(&client_id) => self.owe(&client_id, ops),
+            1 if !self.model.owed.is_empty() => {
+                let pick = self.below(self.model.owed.len());
+                let id = self.model.owed.keys().nth(pick).copied();
+                let shard = ShardId(0);
+                ops.extend(id.map(|id| Op::Settled { id, shard }));
+            }
+            _ => ops.push(self.op()),
+        }
+        for op in &ops[from..] {
+            self.model.apply(op);
         }
     }
 
@@ -403,9 +567,7 @@ pub fn run(store: &mut dyn Kept, seed: u64, batches: usize) {
         let count = 1 + maker.below(40);
         let mut ops = Vec::new();
         for _ in 0..count {
-            let op = maker.op();
-            maker.model.apply(&op);
-            ops.push(op);
+            maker.make(&mut ops);
         }
         let is_asked = maker.below(4) == 0 || number + 1 == batches;
         if is_asked {
@@ -421,6 +583,9 @@ pub fn run(store: &mut dyn Kept, seed: u64, batches: usize) {
         }
         store.keep(ops);
         if is_asked {
+            maker.model.settle();
+            // above whatever was numbered there
+            maker.seq += 1000;
             let expected = comparable(maker.model.restored());
             let given = comparable(store.restored());
             for (at, (expected, given)) in expected.iter().zip(&given).enumerate() {
