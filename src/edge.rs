@@ -22,6 +22,7 @@ use crate::notify::Notifier;
 use crate::numbers::Node;
 use crate::panel::{ANSWER_MAX, Panel, Phase};
 use crate::settings::HttpSettings;
+use crate::store::StoreNumbers;
 use crate::system;
 
 /// How long the end of the thread may take; what it still does then is dropped with the process.
@@ -35,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) http: Option<Http>,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) log: LogHandle,
+    /// Of the store, if there is one that counts.
+    pub(crate) store: Option<Arc<StoreNumbers>>,
 }
 
 /// The HTTP interface with its addresses taken.
@@ -182,6 +185,7 @@ async fn begin(parts: Parts, phases: watch::Receiver<Phase>) -> io::Result<()> {
         let sources = Arc::new(Sources {
             panel,
             log_lines_dropped: Box::new(move || parts.log.lines_dropped()),
+            store: parts.store,
             evicted: AtomicU64::new(0),
         });
         let listeners = listeners

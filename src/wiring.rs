@@ -139,6 +139,7 @@ impl Broker {
             http,
             notifier: notifier.clone(),
             log: log.clone(),
+            store: keeper.as_ref().map(Keeper::numbers),
         })?;
         Ok(Self {
             shards,

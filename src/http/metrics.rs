@@ -6,11 +6,13 @@
 //! `bytes_received_total`.
 
 use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use corqtt_port::admin::{ByReason, Numbers};
 use corqtt_port::histogram::Histogram;
 
 use crate::numbers::{Overall, Snapshot};
+use crate::store::StoreNumbers;
 
 pub(super) const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -22,7 +24,11 @@ pub(super) struct OfProcess {
 }
 
 /// The whole page.
-pub(super) fn text(snapshot: &Snapshot, process: OfProcess) -> String {
+pub(super) fn text(
+    snapshot: &Snapshot,
+    process: OfProcess,
+    store: Option<&StoreNumbers>,
+) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
     for (name, kind, help, value) in comqtts(&snapshot.overall) {
         page.family(name, kind, help);
@@ -30,6 +36,9 @@ pub(super) fn text(snapshot: &Snapshot, process: OfProcess) -> String {
     }
     of_process(&mut page, &snapshot.overall, process);
     of_shards(&mut page, &snapshot.shards);
+    if let Some(store) = store {
+        of_store(&mut page, store);
+    }
     page.0
 }
 
@@ -160,7 +169,9 @@ fn of_shards(page: &mut Page, shards: &[Numbers]) {
     for (name, help, durations) in DURATIONS {
         page.family(name, Kind::Histogram, help);
         for (shard, of) in &shards {
-            page.histogram(name, shard, durations(of));
+            let durations = durations(of);
+            let labels = [("shard", shard.as_str())];
+            page.histogram(name, &labels, durations.counts(), durations.sum_ns());
         }
     }
     for (name, _, durations) in DURATIONS {
@@ -170,6 +181,36 @@ fn of_shards(page: &mut Page, shards: &[Numbers]) {
             page.sample(&name, &[("shard", shard)], Seconds(durations(of).max_ns()));
         }
     }
+}
+
+fn of_store(page: &mut Page, store: &StoreNumbers) {
+    let load = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    #[rustfmt::skip]
+    let rows = [
+        ("corqtt_store_batches_total", Counter, "batches of shards that were committed", &store.batches),
+        ("corqtt_store_operations_total", Counter, "operations in them", &store.operations),
+        ("corqtt_store_rows_total", Counter, "rows written and removed for them", &store.rows),
+        ("corqtt_store_written_bytes_total", Counter, "keys and values of those", &store.written_bytes),
+        ("corqtt_store_backlog_operations", Gauge, "operations that wait for the next commit", &store.backlog),
+        ("corqtt_store_bytes", Gauge, "what the store takes on the disk", &store.bytes),
+        ("corqtt_store_used_bytes", Gauge, "what its rows take of that, which counts against store-bytes", &store.used_bytes),
+        ("corqtt_store_full", Gauge, "1 while there is no room for more", &store.full),
+    ];
+    for (name, kind, help, value) in rows {
+        page.family(name, kind, help);
+        page.sample(name, &[], load(value));
+    }
+    let name = "corqtt_store_commit_seconds";
+    page.family(
+        name,
+        Kind::Histogram,
+        "how long a commit took, with its sync",
+    );
+    let counts: Vec<u64> = store.commits_by_ns.iter().map(load).collect();
+    page.histogram(name, &[], &counts, load(&store.commit_ns));
+    let name = "corqtt_store_commit_max_seconds";
+    page.family(name, Gauge, "the longest since start");
+    page.sample(name, &[], Seconds(load(&store.commit_max_ns)));
 }
 
 /// Nanoseconds, shown as seconds without loss.
@@ -220,20 +261,21 @@ impl Page {
         let _ = writeln!(self.0, " {value}");
     }
 
-    fn histogram(&mut self, name: &str, shard: &str, durations: &Histogram) {
+    /// `counts`: durations up to each bound of [`Histogram::BOUNDS_NS`], and above the last.
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], counts: &[u64], sum_ns: u64) {
         let bucket = format!("{name}_bucket");
         let bounds = Histogram::BOUNDS_NS
             .iter()
             .map(|ns| Seconds(*ns).to_string());
         let bounds = bounds.chain(["+Inf".to_owned()]);
         let mut up_to_here = 0;
-        for (bound, count) in bounds.zip(durations.counts()) {
+        for (bound, count) in bounds.zip(counts) {
             up_to_here += count;
-            self.sample(&bucket, &[("shard", shard), ("le", &bound)], up_to_here);
+            let labels = [labels, &[("le", &bound)]].concat();
+            self.sample(&bucket, &labels, up_to_here);
         }
-        let labels = [("shard", shard)];
-        self.sample(&format!("{name}_sum"), &labels, Seconds(durations.sum_ns()));
-        self.sample(&format!("{name}_count"), &labels, up_to_here);
+        self.sample(&format!("{name}_sum"), labels, Seconds(sum_ns));
+        self.sample(&format!("{name}_count"), labels, up_to_here);
     }
 }
 
@@ -249,7 +291,21 @@ mod tests {
             log_lines_dropped: 3,
             http_evicted: 4,
         };
-        text(&snapshot(), process)
+        let store = StoreNumbers::default();
+        store.commits_by_ns[1].store(2, Ordering::Relaxed);
+        store.commit_ns.store(200_000, Ordering::Relaxed);
+        text(&snapshot(), process, Some(&store))
+    }
+
+    #[test]
+    fn a_store_is_there_if_there_is_one() {
+        let with = page();
+        assert_eq!(value(&with, "corqtt_store_commit_seconds_count"), "2");
+        assert_eq!(value(&with, "corqtt_store_commit_seconds_sum"), "0.0002");
+        let bucket = r#"corqtt_store_commit_seconds_bucket{le="0.00005"}"#;
+        assert_eq!(value(&with, bucket), "0");
+        let without = text(&snapshot(), OfProcess::default(), None);
+        assert!(!without.contains("corqtt_store_"));
     }
 
     /// The value behind a name and its labels.
@@ -310,7 +366,8 @@ mod tests {
         for ns in [1, 60_000, 70_000, 3_000_000_000] {
             durations.record(ns);
         }
-        page.histogram("t", "0", &durations);
+        let labels = [("shard", "0")];
+        page.histogram("t", &labels, durations.counts(), durations.sum_ns());
         let page = page.0;
         assert_eq!(value(&page, r#"t_bucket{shard="0",le="0.00005"}"#), "1");
         assert_eq!(value(&page, r#"t_bucket{shard="0",le="0.0001"}"#), "3");

@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 
 use crate::numbers::Overall;
 use crate::panel::{Panel, Phase, Silent};
+use crate::store::StoreNumbers;
 
 pub(crate) use access::Access;
 pub(crate) use serve::serve;
@@ -42,6 +43,8 @@ pub(crate) struct Sources {
     pub(crate) panel: Arc<Panel>,
     /// Log lines that were dropped since start.
     pub(crate) log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Of the store, if there is one that counts.
+    pub(crate) store: Option<Arc<StoreNumbers>>,
     /// Connections that were closed to make room for newer ones.
     pub(crate) evicted: AtomicU64,
 }
@@ -120,7 +123,7 @@ async fn prometheus(State(sources): State<Arc<Sources>>) -> Result<Response, Fai
         log_lines_dropped: (sources.log_lines_dropped)(),
         http_evicted: sources.evicted.load(Ordering::Relaxed),
     };
-    let text = metrics::text(&snapshot, process);
+    let text = metrics::text(&snapshot, process, sources.store.as_deref());
     Ok(([(CONTENT_TYPE, metrics::CONTENT)], text).into_response())
 }
 

@@ -18,6 +18,7 @@ pub(super) fn sources(rig: &Rig) -> Arc<Sources> {
     Arc::new(Sources {
         panel: rig.panel.clone(),
         log_lines_dropped: Box::new(|| 0),
+        store: None,
         evicted: AtomicU64::new(0),
     })
 }
