@@ -8,7 +8,8 @@ mostly away, and one comes to see that nothing was lost. At the end everything i
 * lost: acknowledged (PUBACK, PUBREC), and never delivered to a subscriber;
 * doubled: QoS 2, and delivered more than once to a subscriber;
 * misordered: first delivered after a later one of the same publisher and QoS;
-* sessions: not there any more (Session Present 0).
+* sessions: not there any more (Session Present 0), though CONNACK had come;
+* subscriptions: not there any more, though SUBACK had come: each round a client subscribes for the first time.
 """
 
 import argparse
@@ -41,6 +42,8 @@ from harness.wire import (
 )
 
 WINDOW = 10
+# packet ids are used again soon: what a broker remembers of an old one too long shows
+IDS = 40
 DRAIN_SECONDS = 60
 # where a process can be told to end; shards/src/lib.rs says what each is
 STEPS = (
@@ -160,9 +163,9 @@ class Publisher(Client):
         while self.is_live and not self.stops and len(self.pending) < WINDOW:
             qos = 1 + (self.numbers[1] + self.numbers[2]) % 2
             self.numbers[qos] += 1
-            self.next_id = self.next_id % 65535 + 1
+            self.next_id = self.next_id % IDS + 1
             while self.next_id in self.pending:
-                self.next_id = self.next_id % 65535 + 1
+                self.next_id = self.next_id % IDS + 1
             self.pending[self.next_id] = (qos, self.numbers[qos], False)
             self.send(self.message(self.next_id, qos, self.numbers[qos]))
 
@@ -227,6 +230,29 @@ class Subscriber(Client):
             self.last[key[:2]] = max(self.last.get(key[:2], 0), key[2])
 
 
+class Newcomer(Subscriber):
+    """Subscribes once, to what is published at the end."""
+
+    def __init__(self, name, version):
+        super().__init__(name, version, "final/+")
+        self.has_final = False
+
+    def note(self, found):
+        self.has_final = True
+
+
+class Last(Publisher):
+    """Publishes the one message that newcomers are to get."""
+
+    topic = "final/message"
+
+    def fill(self):
+        if self.numbers[1] == 0:
+            self.numbers[1] = 1
+            self.pending[1] = (1, 1, False)
+            self.send(self.message(1, 1, 1))
+
+
 @dataclass
 class Result:
     rounds: int = 0
@@ -236,11 +262,12 @@ class Result:
     doubled: int = 0
     misordered: int = 0
     sessions: int = 0
+    subscriptions: int = 0
     undelivered: int = 0
     examples: list = field(default_factory=list)
 
     def is_clean(self):
-        return not (self.lost or self.doubled or self.misordered or self.sessions or self.undelivered)
+        return not (self.lost or self.doubled or self.misordered or self.sessions or self.subscriptions or self.undelivered)
 
 
 class Run:
@@ -254,6 +281,7 @@ class Run:
         self.publishers = [Publisher("p1", V311), Publisher("p2", V5), Publisher("p3", V5)]
         self.there = [Subscriber("there-1", V5), Subscriber("there-2", V311)]
         self.away = [Subscriber("away", V5)]
+        self.newcomers = []
         self.broker = None
 
     @property
@@ -304,6 +332,12 @@ class Run:
             return all(wanted <= each.counts.keys() and not each.unreleased for each in subscribers)
 
         self.serve(self.clients, self.drain_seconds, done)
+        newcomers = [each for each in self.newcomers if each.is_subscribed]
+
+        def all_have_it():
+            return all(each.has_final for each in newcomers)
+
+        self.serve([*newcomers, Last("last", V5)], self.drain_seconds, all_have_it)
         return done()
 
     def run(self):
@@ -322,6 +356,9 @@ class Run:
                 clients += self.away
             if self.random.random() < 0.2:
                 clients.remove(self.random.choice(self.there))
+            # the last one comes back, to see whether its session is there
+            self.newcomers.append(Newcomer(f"new-{number}", self.random.choice((V311, V5))))
+            clients += self.newcomers[-2:]
             self.serve(clients, self.random.uniform(0.05, 0.5))
             self.broker.kill()
             result.rounds = number + 1
@@ -339,7 +376,8 @@ class Run:
             result.misordered += subscriber.misordered
             result.examples += [(subscriber.name, "lost", *key) for key in lost[:3]]
             result.examples += [(subscriber.name, "doubled", *key) for key in doubled[:3]]
-        result.sessions = sum(each.sessions_lost for each in self.clients)
+        result.sessions = sum(each.sessions_lost for each in (*self.clients, *self.newcomers))
+        result.subscriptions = sum(each.is_subscribed and not each.has_final for each in self.newcomers)
         result.undelivered = not settled and not result.lost
         return result
 

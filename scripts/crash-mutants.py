@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Breaks each order of what is kept before what is sent, one at a time, and runs scripts/crash.sh: it has to find that
+something acknowledged was lost, doubled, or is not there any more.
+
+    scripts/crash-mutants.py [--log=FILE] [NAME...]
+
+Works on a copy of the tree in target/mutants and takes some twenty minutes. The exit status is 1 if a broken broker passed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from mutants import COPY, ROOT, copy
+
+SESSION = "shards/session/src/"
+
+# name: (file, what stands there once, what takes its place, where the broker is killed)
+MUTANTS = {
+    "acknowledged-before-kept": (
+        "shards/src/keeping.rs",
+        "            Some(Ok(batch)) => self.keeping.store.put(batch),",
+        "            Some(Ok(batch)) => {\n                let token = batch.token;\n                self.keeping.store.put(batch);\n                Some(token)\n            }",
+        "random",
+    ),
+    "pubrec-before-its-record": (
+        "shards/src/packets.rs",
+        "let recorded = is_kept && qos == QoS::ExactlyOnce && self.keeping.records;",
+        "let recorded = false && is_kept;",
+        "random",
+    ),
+    "publish-before-its-packet-id": (
+        SESSION + "deliver.rs",
+        "            && !(self.kept && qos == QoS::ExactlyOnce)\n",
+        "",
+        "publish-sent",
+    ),
+    "pubrel-before-pubrec-is-kept": (
+        SESSION + "deliver.rs",
+        "Step::Published if self.kept => Step::Releasing,",
+        "Step::Published if self.kept && self.queue_bytes == usize::MAX => Step::Releasing,",
+        "pubcomp",
+    ),
+    "pubcomp-before-the-id-is-free": (
+        SESSION + "inbound.rs",
+        "                    journal.freed(id);\n                    owed = 1;",
+        "                    journal.freed(id);",
+        "random",
+    ),
+    "connack-before-the-session": (
+        "shards/src/connect.rs",
+        "            self.keeping.wait(Waiter::Connect(self.wires.key(slot)));\n",
+        "            self.finish_connect(slot, terms);\n            return;\n",
+        "connack",
+    ),
+    "suback-before-the-subscription": (
+        "shards/src/subscribe.rs",
+        "let stored = state.session.is_kept() && self.keeping.lags();",
+        "let stored = false && state.session.is_kept();",
+        "commit",
+    ),
+    "forwarded-before-the-record": (
+        "shards/src/router.rs",
+        "            && (waits && self.is_kept(publisher) || self.keeping.is_forwarding(shard))",
+        "            && self.keeping.is_forwarding(shard)",
+        "random",
+    ),
+    "marked-before-kept": (
+        "shards/src/router.rs",
+        "if self.keeping.records && self.keeping.mark_waits(from, stored) {",
+        "if self.keeping.records && self.keeping.mark_waits(from, stored) && from.0 > 63 {",
+        "random",
+    ),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="only these: " + ", ".join(MUTANTS))
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--log", type=Path, help="write the lines there too")
+    asked = parser.parse_args()
+    copy()
+    target = COPY.parent / "target"
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(target), "CORQTT_BIN": str(target / "ci/corqtt")}
+    survived = 0
+    for name, (file, old, new, step) in MUTANTS.items():
+        if asked.names and name not in asked.names:
+            continue
+        text = (COPY / file).read_text()
+        assert text.count(old) == 1, f"{name}: its line is {text.count(old)} times in {file}"
+        (COPY / file).write_text(text.replace(old, new))
+        build = ["cargo", "build", "-q", "--profile", "ci", "--features", "doubles", "--bin", "corqtt"]
+        subprocess.run(build, cwd=COPY, env={**environment, "RUSTFLAGS": "-A warnings"}, check=True)
+        (COPY / file).write_text(text)
+        kill = [] if step == "random" else [f"--crash-at={step}"]
+        command = [ROOT / "scripts/crash.sh", "--store=redb", f"--rounds={asked.rounds}", "--seed=1", *kill]
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        survived += ended.returncode == 0
+        last = (ended.stdout.strip().splitlines() or [""])[-1]
+        # a broker that breaks its own rules fails the run too
+        last = last if ended.returncode == 0 or last.startswith("redb") else (ended.stderr.strip().splitlines() or [""])[-1]
+        line = f"{name}\t{'SURVIVED' if ended.returncode == 0 else 'found'}\t{last}"
+        print(line, flush=True)
+        if asked.log:
+            with asked.log.open("a") as log:
+                log.write(line + "\n")
+    print(f"{survived} broken brokers passed")
+    sys.exit(survived > 0)
+
+
+if __name__ == "__main__":
+    main()
