@@ -41,6 +41,8 @@ from harness.wire import (
     subscribe,
 )
 
+# a client that is mostly away must not lose what its queue has no room for
+CONF = "mqtt:\n  limits:\n    queue-messages: 0\n    queue-bytes: 0\n"
 WINDOW = 10
 # packet ids are used again soon: what a broker remembers of an old one too long shows
 IDS = 40
@@ -292,7 +294,7 @@ class Run:
         flags = (f"--storage-way={self.way}", f"--storage-path={self.directory}")
         env = {} if crash_at is None else {"CORQTT_CRASH_AT": crash_at}
         shards = self.random.choice((1, 2, 4))
-        self.broker = SpawnedBroker(shards=shards, arguments=flags, env=env, level="info")
+        self.broker = SpawnedBroker(conf=CONF, shards=shards, arguments=flags, env=env, level="info")
 
     def serve(self, clients, seconds, until=None):
         """Lets these clients do what they do."""
