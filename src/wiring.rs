@@ -2,7 +2,6 @@
 //! Builds the parts from the settings, connects them, and takes them down again.
 
 use std::collections::BTreeSet;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,8 @@ use corqtt_port::lane::{self, Sender};
 use corqtt_port::store::{Answer, Memory, Store};
 use corqtt_shards::{
     Admission, Bound, Capabilities, Certificates, Clients, Compatibilities, Config, DrainStep,
-    Driven, Limits, Listener, Network, Ports, Restored, Runtime, Starting, ToShard, bind,
-    bind_unix, glommio_available, start,
+    Driven, Limits, Listener, NameHasher, Network, Ports, Restored, Runtime, Starting, ToShard,
+    bind, bind_unix, glommio_available, start,
 };
 use corqtt_topics::{ShardId, Strategy};
 use corqtt_transport::websocket::Origins;
@@ -230,9 +229,9 @@ fn keep(
     inboxes: &[Sender<ToShard>],
 ) -> anyhow::Result<(Keeper, Vec<Restored>)> {
     let (to_shards, restored) = store::channels(config.shards);
-    let hasher = foldhash::fast::FixedState::with_seed(config.hash_seed);
+    let hasher = NameHasher::new(config.hash_seed);
     let shards = u64::from(config.shards);
-    let owner = move |name: &str| (hasher.hash_one(name) % shards) as usize;
+    let owner = move |name: &str| (hasher.hash(name) % shards) as usize;
     let tell = inboxes.iter().map(|inbox| {
         let inbox = inbox.clone();
         Box::new(move |answer: Answer| inbox.push(ToShard::Store(answer))) as _

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use corqtt_codec::{Message, MessageId, QoS, ReasonCode};
 use corqtt_port::ConnectionKey;
 use corqtt_port::admin::{Answer, Ask, Client, Query, Reply};
-use corqtt_port::store::Op;
 use corqtt_session::{Frame, Grant, Leftover, Outgoing};
 use corqtt_topics::{ClientKey, ShardId};
 
@@ -126,11 +125,7 @@ impl Shard {
                 && !stays
                 && let Some(will) = slot.session.take_will()
             {
-                if slot.session.is_kept() {
-                    let client_id = slot.client_id();
-                    let will = None;
-                    self.keeping.push(Op::Will { client_id, will });
-                }
+                self.keep_no_will(session);
                 let testator = self.testator(session);
                 self.send_will(*will, testator);
             }
@@ -147,7 +142,6 @@ impl Shard {
         };
         let mut frame = Frame::default();
         let mut outgoing = Outgoing::kept(&job.message, &mut frame).named(job.id);
-        job.routed.strict = true;
         let end = job.targets.len().min(job.position + FAN_OUT_INLINE);
         for target in &job.targets[job.position..end] {
             let slot = &self.sessions.slots[target.client.0 as usize];
@@ -175,9 +169,6 @@ impl Shard {
         }
         match job.next {
             Next::Release(waiter) => {
-                if let Some(receipt) = job.routed.receipt {
-                    self.keeping.close_receipt(receipt);
-                }
                 if job.routed.stored && !job.routed.refused && self.keeping.lags() {
                     self.keeping.wait(waiter);
                 } else {

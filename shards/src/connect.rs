@@ -481,43 +481,43 @@ impl Shard {
         self.finish_connect(slot, terms);
     }
 
-    /// The store is to have a session with these terms.
+    /// The store is to have a session with these terms, and the will that came with them.
     fn keep_session(&mut self, session: u32, opening: &Opening, fresh: bool) {
-        let slot = &mut self.sessions.slots[session as usize];
-        if !slot.session.is_kept() {
+        let (version, expiry_secs) = (opening.version, opening.session_expiry_secs);
+        if !self.keep_terms(session, version, expiry_secs, fresh) {
             return;
         }
-        let client_id = slot.client_id();
-        let terms = store::Terms {
-            username: slot.session.username().map(Into::into),
-            version: opening.version,
-            expiry_secs: opening.session_expiry_secs,
-        };
-        self.keeping.push(Op::Session {
-            client_id: client_id.clone(),
-            terms,
-            fresh,
-        });
         let will = opening.will.as_deref().map(kept_will);
         if will.is_some() || !fresh {
+            let client_id = self.sessions.slots[session as usize].client_id();
             self.keeping.push(Op::Will { client_id, will });
         }
     }
 
-    /// The terms of a session have changed while it is connected.
-    pub(crate) fn keep_terms(&mut self, session: u32) {
+    /// The store is to have a session with these terms. False: none keeps it.
+    pub(crate) fn keep_terms(
+        &mut self,
+        session: u32,
+        version: Version,
+        expiry_secs: u32,
+        fresh: bool,
+    ) -> bool {
         let slot = &mut self.sessions.slots[session as usize];
-        let client_id = slot.client_id();
+        if !slot.session.is_kept() {
+            return false;
+        }
         let terms = store::Terms {
             username: slot.session.username().map(Into::into),
-            version: slot.session.version(),
-            expiry_secs: slot.session.session_expiry_secs(),
+            version,
+            expiry_secs,
         };
+        let client_id = slot.client_id();
         self.keeping.push(Op::Session {
             client_id,
             terms,
-            fresh: false,
+            fresh,
         });
+        true
     }
 
     fn terms(

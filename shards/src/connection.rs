@@ -2,7 +2,6 @@
 //! A connection from its first byte to its end: reading, decoding, deadlines, closing, moving to another shard.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -532,10 +531,9 @@ impl Shard {
             if ended || !self.wires.slots[slot as usize].readable {
                 break;
             }
-            let before = self.counters.bytes_received;
-            ended = self.read(slot, &mut scratch).is_none();
-            let read = self.counters.bytes_received - before;
-            self.work -= DISCARD_WORK + (read / BYTES_PER_WORK as u64) as i64;
+            let read = self.read(slot, &mut scratch);
+            ended = read.is_none();
+            self.work -= DISCARD_WORK + (read.unwrap_or(0) / BYTES_PER_WORK) as i64;
         }
         self.scratch = scratch;
         if ended {
@@ -658,9 +656,12 @@ impl Shard {
         let had_will = slot.session.has_will();
         let closed = slot.session.close(keep_will, self.now);
         if slot.session.is_kept() && !closed.ended {
-            let will_gone = had_will && !slot.session.has_will();
             let client_id = slot.client_id();
-            self.keep_left(client_id, will_gone);
+            if had_will && !slot.session.has_will() {
+                self.keep_no_will(session);
+            }
+            let at_ms = self.now.wall_ms;
+            self.keeping.push(Op::Left { client_id, at_ms });
         }
         let testator = closed.will.as_ref().and_then(|_| self.testator(session));
         if closed.ended {
@@ -686,17 +687,14 @@ impl Shard {
         }
     }
 
-    /// The connection of a session that is kept has ended.
-    fn keep_left(&mut self, client_id: Arc<str>, will_gone: bool) {
-        if will_gone {
-            let client_id = client_id.clone();
-            self.keeping.push(Op::Will {
-                client_id,
-                will: None,
-            });
+    /// The will of a session is published or dropped: the store forgets it.
+    pub(crate) fn keep_no_will(&mut self, session: u32) {
+        let slot = &mut self.sessions.slots[session as usize];
+        if slot.session.is_kept() {
+            let client_id = slot.client_id();
+            let will = None;
+            self.keeping.push(Op::Will { client_id, will });
         }
-        let at_ms = self.now.wall_ms;
-        self.keeping.push(Op::Left { client_id, at_ms });
     }
 
     /// A session is over: its subscriptions, queue and will with it; retained messages are no part of it
@@ -706,7 +704,7 @@ impl Shard {
         let will = slot.session.take_will();
         let testator = will.as_ref().and_then(|_| self.testator(session));
         let slot = &mut self.sessions.slots[session as usize];
-        if self.keeping.records && slot.session.is_kept() {
+        if slot.session.is_kept() {
             let client_id = slot.client_id();
             self.keeping.push(Op::SessionEnded { client_id });
         }
@@ -810,13 +808,7 @@ impl Shard {
             Some(Deadline::Expiry(_)) => self.end_session(session),
             Some(Deadline::Will(_)) => {
                 if let Some(will) = slot.session.take_will() {
-                    if slot.session.is_kept() {
-                        let client_id = slot.client_id();
-                        self.keeping.push(Op::Will {
-                            client_id,
-                            will: None,
-                        });
-                    }
+                    self.keep_no_will(session);
                     let slot = &self.sessions.slots[session as usize];
                     if let Some(next) = slot.session.poll_deadline() {
                         self.session_deadline(session, next.at_ms());

@@ -51,6 +51,7 @@ pub use limits::Limited;
 pub use listener::{BindError, Bound, Place, bind, bind_unix, listen_alone};
 pub use numbers::Clients;
 pub use restore::Restored;
+pub use sessions::NameHasher;
 pub use shard::{Ports, Shard};
 
 /// A step of the order in which things are kept and sent; `CORQTT_CRASH_AT=NAME:N` ends a process of the doubles' build

@@ -288,7 +288,7 @@ impl Shard {
     }
 
     /// The message of a PUBLISH went where it should: acknowledge it, now or when the answers are in.
-    fn acknowledge(&mut self, slot: u32, qos: QoS, id: Option<PacketId>, routed: Routed) {
+    fn acknowledge(&mut self, slot: u32, qos: QoS, id: Option<PacketId>, mut routed: Routed) {
         if qos == QoS::AtMostOnce {
             return;
         }
@@ -301,10 +301,9 @@ impl Shard {
             // [MQTT-4.8.0-2] before 5.0 there is no way to refuse but to close without an acknowledgement
             return self.violation(slot, ReasonCode::QUOTA_EXCEEDED, REFUSED);
         }
-        let mut routed = routed;
         // a QoS 2 publisher that is kept: PUBREC waits until the store has the packet id
         let is_kept = self.sessions.slots[session as usize].session.is_kept();
-        let recorded = is_kept && qos == QoS::ExactlyOnce && self.keeping.records;
+        let recorded = is_kept && qos == QoS::ExactlyOnce;
         routed.stored |= recorded;
         routed.strict |= recorded;
         let held = routed.held.take();
@@ -319,14 +318,9 @@ impl Shard {
         let key = state
             .session
             .acknowledge(qos, id, routed.reason(), owed, out);
-        let generation = state.generation;
         self.note_news(session);
         if let Some(key) = key {
-            let waiter = Waiter::Ack {
-                session,
-                generation,
-                key,
-            };
+            let waiter = self.sessions.waiter(session, key);
             if let (Some(owed), Some(packet_id)) = (held, id) {
                 self.hold(session, packet_id, *owed, waiter, recorded);
             }
@@ -374,6 +368,7 @@ impl Shard {
             PUBREL => "pubrec-sent",
             _ => "pubcomp",
         });
+        let mut waits = None;
         match kind {
             PUBACK => {
                 let receipt = state.handle_puback(id, reason, &mut self.drops);
@@ -391,15 +386,7 @@ impl Shard {
             }
             PUBREL => {
                 let out = self.wires.output(slot);
-                if let Some(key) = state.handle_pubrel(id, out) {
-                    let generation = self.sessions.slots[session as usize].generation;
-                    self.note_news(session);
-                    self.keeping.wait(Waiter::Ack {
-                        session,
-                        generation,
-                        key,
-                    });
-                }
+                waits = state.handle_pubrel(id, out);
             }
             _ => {
                 state.handle_pubcomp(id);
@@ -408,6 +395,10 @@ impl Shard {
             }
         }
         self.note_news(session);
+        // behind what it waits for
+        if let Some(key) = waits {
+            self.keeping.wait(self.sessions.waiter(session, key));
+        }
         let state = &mut self.sessions.slots[session as usize].session;
         self.meter.inflight_changed(before, state.inflight_len());
         if kind != PUBREL && state.wants_pump(&self.config.session) {
@@ -421,13 +412,11 @@ impl Shard {
         if let Some(secs) = disconnect.session_expiry_secs {
             let secs = secs.min(self.config.capabilities.session_expiry_max_secs);
             let state = &mut self.sessions.slots[session as usize].session;
-            let was_persistent = state.is_persistent();
             if let Err(violation) = state.set_session_expiry(secs) {
                 return self.violation(slot, violation.reason, violation.text);
             }
-            if self.keeping.records && was_persistent {
-                self.keep_terms(session);
-            }
+            let version = state.version();
+            self.keep_terms(session, version, secs, false);
         }
         // [MQTT-3.1.2-10] [MQTT5-3.1.2-10] [MQTT-3.14.4-3] [MQTT5-3.14.4-3]
         let keep_will = disconnect.reason != ReasonCode::NORMAL_DISCONNECTION;

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use corqtt_codec::{PacketId, TopicFilter};
 use corqtt_port::store::{self, Op};
-use corqtt_session::{Change, Delivery, Held, Session, Will};
+use corqtt_session::{Change, Held, Session, Will};
 use corqtt_topics::{ClientKey, Subscription};
 
 use crate::shard::Shard;
@@ -14,21 +14,14 @@ use crate::shard::Shard;
 /// What a shard is given at a start: operations of its sessions and topics, in batches.
 pub type Restored = mpsc::Receiver<Vec<Op>>;
 
-/// An [`Change::Enqueued`] that may still turn out to be released.
-struct Pending {
-    seq: u64,
-    message: Held,
-    delivery: Delivery,
-    packet_id: Option<PacketId>,
-}
-
 /// The session that is coming back.
 #[derive(Default)]
 struct Reviving {
     session: Option<u32>,
     will: Option<Box<Will>>,
     left_at_ms: Option<u64>,
-    pending: Option<Pending>,
+    /// Of its last message in flight.
+    packet_id: Option<PacketId>,
 }
 
 impl Shard {
@@ -96,6 +89,8 @@ impl Shard {
     }
 
     fn restore_change(&mut self, change: Change, reviving: &mut Reviving) {
+        let Some(at) = reviving.session else { return };
+        let session = &mut self.sessions.slots[at as usize].session;
         match change {
             Change::Enqueued {
                 seq,
@@ -104,43 +99,24 @@ impl Shard {
                 packet_id,
                 ..
             } => {
-                self.restore_pending(reviving, false);
-                reviving.pending = Some(Pending {
-                    seq,
-                    message: Held::shared(message),
-                    delivery,
-                    packet_id,
-                });
+                reviving.packet_id = packet_id;
+                session.restore_message(seq, Held::shared(message), delivery, packet_id);
             }
-            Change::Released { .. } => self.restore_pending(reviving, true),
-            Change::Received { packet_id } => {
-                if let Some(session) = reviving.session {
-                    let slot = &mut self.sessions.slots[session as usize];
-                    slot.session.restore_received(packet_id);
+            // it follows its message
+            Change::Released { .. } => {
+                if let Some(id) = reviving.packet_id {
+                    session.restore_released(id);
                 }
             }
+            Change::Received { packet_id } => session.restore_received(packet_id),
             Change::Begun { .. } | Change::Dequeued { .. } | Change::Freed { .. } => {
                 debug_assert!(false, "no part of a state");
             }
         }
     }
 
-    fn restore_pending(&mut self, reviving: &mut Reviving, released: bool) {
-        if let (Some(session), Some(pending)) = (reviving.session, reviving.pending.take()) {
-            let slot = &mut self.sessions.slots[session as usize];
-            slot.session.restore_message(
-                pending.seq,
-                pending.message,
-                pending.delivery,
-                pending.packet_id,
-                released,
-            );
-        }
-    }
-
     /// All of a session is there: it expires, and its will is due, as if it had been there all the time.
     fn finish_reviving(&mut self, reviving: &mut Reviving) {
-        self.restore_pending(reviving, false);
         let Reviving {
             session: Some(session),
             will,

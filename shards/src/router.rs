@@ -136,6 +136,8 @@ impl Shard {
         };
         let mut routed = Routed {
             matched: !matches.is_empty(),
+            // nobody waits for what the broker says itself
+            strict: source == Source::Broker,
             ..Routed::default()
         };
         let mut frame = std::mem::take(&mut self.frame);
@@ -341,7 +343,11 @@ impl Shard {
             position: 0,
             source,
             next,
-            routed: Routed::default(),
+            // what it began with has a receipt, the rest waits for the store
+            routed: Routed {
+                strict: true,
+                ..Routed::default()
+            },
         });
     }
 
@@ -612,9 +618,6 @@ impl Shard {
                     let number = batch.first + index as u64;
                     let routed = self.handle_forwarded(message, publish, groups, from, number);
                     stored |= routed.stored || publish.is_owed;
-                    if let Some(receipt) = routed.receipt {
-                        self.keeping.close_receipt(receipt);
-                    }
                     if routed.refused {
                         self.refused[usize::from(from.0)].push(number);
                     }
@@ -669,7 +672,11 @@ impl Shard {
         let mut outgoing = Outgoing::new(message, &mut frame)
             .single(copies <= 1)
             .named(publish.id);
-        let mut routed = Routed::default();
+        // its mark waits for the store
+        let mut routed = Routed {
+            strict: true,
+            ..Routed::default()
+        };
         if let (Some(id), true) = (publish.id, publish.is_owed) {
             let shard = self.me;
             self.keeping.push(Op::Settled { id, shard });
@@ -759,10 +766,12 @@ impl Shard {
             };
             let id = self.keeping.name(self.me);
             let mut outgoing = Outgoing::held(&left.message, &mut frame).named(id);
-            let mut routed = Routed::default();
-            let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
             // it stays in the batch where its former member gives it up
-            routed.strict = true;
+            let mut routed = Routed {
+                strict: true,
+                ..Routed::default()
+            };
+            let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
             let found =
                 self.deliver_to_group(group, &mut outgoing, publisher, &except, &mut routed)
                     || (from.is_some()
@@ -790,15 +799,12 @@ impl Shard {
 
     /// Publishes a message as the broker.
     pub(crate) fn publish_own(&mut self, message: &Message) {
-        let routed = self.route(
+        self.route(
             message.as_ref(),
             Publisher::default(),
             Source::Broker,
             || Next::Nothing,
         );
-        if let Some(receipt) = routed.receipt {
-            self.keeping.close_receipt(receipt);
-        }
     }
 
     /// Tells the partition what became of a client. Publishers on other shards wait for persistent sessions; for all of

@@ -4,9 +4,10 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use corqtt_session::Session;
+use corqtt_session::{AckKey, Session};
 use hashbrown::HashTable;
 
+use crate::lanes::Waiter;
 use crate::wires::NONE;
 
 /// A session and where its connection is.
@@ -35,6 +36,26 @@ impl Slot {
     }
 }
 
+/// Keyed hash of client ids and topics, the same on every shard and, with the seed of a store, in every start: decides
+/// which shard owns what.
+#[derive(Clone, Debug)]
+pub struct NameHasher(foldhash::fast::FixedState);
+
+impl NameHasher {
+    /// With the seed of this start or of its store.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(foldhash::fast::FixedState::with_seed(seed))
+    }
+
+    /// The hash of a name.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, name: &str) -> u64 {
+        self.0.hash_one(name)
+    }
+}
+
 /// All sessions of a shard.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -43,7 +64,7 @@ pub(crate) struct Sessions {
     /// Slots that are neither used nor free.
     retired: usize,
     by_client: HashTable<u32>,
-    hasher: foldhash::fast::FixedState,
+    hasher: NameHasher,
 }
 
 impl Sessions {
@@ -53,14 +74,14 @@ impl Sessions {
             free: Vec::new(),
             retired: 0,
             by_client: HashTable::new(),
-            hasher: foldhash::fast::FixedState::with_seed(hash_seed),
+            hasher: NameHasher::new(hash_seed),
         }
     }
 
-    /// Keyed hash of a client id, the same on every shard: decides the owner.
+    /// [`NameHasher::hash`] of a client id.
     #[inline]
     pub(crate) fn hash(&self, client_id: &str) -> u64 {
-        self.hasher.hash_one(client_id)
+        self.hasher.hash(client_id)
     }
 
     /// The session of a client.
@@ -123,6 +144,15 @@ impl Sessions {
         debug_assert!(!self.slots[slot as usize].used);
         self.retired -= 1;
         self.free.push(slot);
+    }
+
+    /// Stands for an acknowledgement of a session that waits.
+    pub(crate) fn waiter(&self, session: u32, key: AckKey) -> Waiter {
+        Waiter::Ack {
+            session,
+            generation: self.slots[session as usize].generation,
+            key,
+        }
     }
 
     /// The session, if the slot still holds the same one.

@@ -20,9 +20,7 @@ use smallvec::SmallVec;
 
 use crate::background::Job;
 use crate::connect::Pending;
-use crate::lanes::Waiter;
 use crate::limits::Limited;
-use crate::router::Routed;
 use crate::shard::Shard;
 
 type Codes = SmallVec<[u8; 16]>;
@@ -342,7 +340,7 @@ impl Shard {
                 self.stop_retained(slot, filter.filter());
             }
             let state = &self.sessions.slots[session as usize].session;
-            if existed && self.keeping.records && state.is_kept() {
+            if existed && state.is_kept() {
                 self.keeping.push(Op::Unsubscribed {
                     client_id: state.client_id().into(),
                     filter: filter.full().into(),
@@ -437,7 +435,7 @@ impl Shard {
         subscription_id: Option<u32>,
     ) {
         let state = &self.sessions.slots[session as usize].session;
-        if self.keeping.records && state.is_kept() {
+        if state.is_kept() {
             self.keeping.push(Op::Subscribed {
                 client_id: state.client_id().into(),
                 filter: filter.full().into(),
@@ -453,12 +451,8 @@ impl Shard {
         let state = &self.sessions.slots[session as usize];
         // this turn's batch, or that of an earlier part
         let stored = state.session.is_kept() && self.keeping.lags();
-        let routed = Routed {
-            owed: self.unconfirmed_interest(),
-            stored,
-            ..Routed::default()
-        };
-        let owed = routed.owed.len() as u16 + u16::from(stored);
+        let interest = self.unconfirmed_interest();
+        let owed = interest.len() as u16 + u16::from(stored);
         let out = self.wires.output(slot);
         let state = &mut self.sessions.slots[session as usize];
         let key = state.session.acknowledge_subscription(
@@ -469,18 +463,14 @@ impl Shard {
             out,
         );
         if let Some(key) = key {
-            let waiter = Waiter::Ack {
-                session,
-                generation: state.generation,
-                key,
-            };
+            let waiter = self.sessions.waiter(session, key);
             let now_ns = self.meter.turns.now_ns();
-            for (shard, item) in &routed.owed {
-                let shard = usize::from(*shard);
-                self.lanes[shard].wait_done(*item, waiter);
-                self.meter.waits.lane(shard, *item, now_ns);
+            for (shard, item) in interest {
+                let shard = usize::from(shard);
+                self.lanes[shard].wait_done(item, waiter);
+                self.meter.waits.lane(shard, item, now_ns);
             }
-            if routed.stored {
+            if stored {
                 self.keeping.wait(waiter);
             }
         }

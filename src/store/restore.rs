@@ -3,7 +3,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -11,8 +10,8 @@ use anyhow::Context;
 use corqtt_codec::{Message, MessageId, QoS, TopicFilter, TopicName};
 use corqtt_port::store::{Op, Owed};
 use corqtt_session::{Change, Delivery};
+use corqtt_shards::NameHasher;
 use corqtt_topics::ShardId;
-use foldhash::fast::FixedState;
 
 use super::book::{Book, Edit, Group, read_all};
 use super::engine::{Engine, Result, Table};
@@ -369,7 +368,7 @@ struct Debt {
 /// Looks through all subscriptions once. Topics are found by name for filters without wildcards, and one by one for the
 /// others.
 fn find_receivers(engine: &dyn Engine, all: &mut [Debt], hash_seed: u64) -> Result<()> {
-    let hasher = FixedState::with_seed(hash_seed);
+    let hasher = NameHasher::new(hash_seed);
     let mut by_topic: HashMap<String, Vec<usize>> = HashMap::new();
     let mut by_group: HashMap<String, Vec<(usize, usize)>> = HashMap::new();
     for (at, debt) in all.iter().enumerate() {
@@ -387,7 +386,7 @@ fn find_receivers(engine: &dyn Engine, all: &mut [Debt], hash_seed: u64) -> Resu
         let row: SubscriptionRow = decode(value)?;
         let options = row.options()?;
         let id = (row.id != 0).then_some(row.id);
-        let hash = hasher.hash_one(client_id);
+        let hash = hasher.hash(client_id);
         let shard_of = |owed: &Owed| ShardId((hash % u64::from(owed.of.max(1))) as u8);
         let delivery = |owed: &Owed, group| Delivery {
             qos: options.qos.min(owed.message.qos),

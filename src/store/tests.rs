@@ -311,11 +311,8 @@ fn what_expired_meanwhile_is_gone() {
 fn what_a_shard_was_owed_goes_to_its_sessions_and_nobody_elses() {
     for way in WAYS {
         let mut store = Reopened::new(way);
-        let hasher = foldhash::fast::FixedState::with_seed(HASH_SEED);
-        let shard_of = |name: &str| {
-            use std::hash::BuildHasher;
-            (hasher.hash_one(name) % 2) as u8
-        };
+        let hasher = corqtt_shards::NameHasher::new(HASH_SEED);
+        let shard_of = |name: &str| (hasher.hash(name) % 2) as u8;
         let names: Vec<String> = (0..16).map(|n| format!("c{n}")).collect();
         let mut ops = vec![session("publisher", u32::MAX)];
         for name in &names {

@@ -106,15 +106,19 @@ fn add(to: &AtomicU64, more: u64) {
     to.store(to.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
+/// Operations of batches.
+fn operations(batches: &[Waiting]) -> usize {
+    batches.iter().map(|waiting| waiting.batch.ops.len()).sum()
+}
+
 impl StoreNumbers {
     fn committed(&self, batches: &[Waiting], group: &Group, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bounds = Histogram::BOUNDS_NS.iter();
         let bucket = bounds.take_while(|bound| ns > **bound).count();
-        let operations: usize = batches.iter().map(|waiting| waiting.batch.ops.len()).sum();
         add(&self.commits, 1);
         add(&self.batches, batches.len() as u64);
-        add(&self.operations, operations as u64);
+        add(&self.operations, operations(batches) as u64);
         add(&self.rows, group.len() as u64);
         add(&self.written_bytes, group.bytes());
         add(&self.commit_ns, ns);
@@ -269,8 +273,9 @@ impl Writer {
                 if self.holds() && commits {
                     self.unsynced_since.get_or_insert(now);
                     self.answer_held();
-                    let held: usize = self.waiting.iter().map(|held| held.batch.ops.len()).sum();
-                    commits = is_silent || held > HELD_OPS_MAX || self.sync_at().is_none_or(is_due);
+                    commits = is_silent
+                        || operations(&self.waiting) > HELD_OPS_MAX
+                        || self.sync_at().is_none_or(is_due);
                 }
                 if commits {
                     self.commit_waiting()?;
@@ -289,11 +294,7 @@ impl Writer {
                 Err(broken) => return Err(broken),
             }
         }
-        let backlog: usize = self
-            .waiting
-            .iter()
-            .map(|waiting| waiting.batch.ops.len())
-            .sum();
+        let backlog = operations(&self.waiting);
         self.numbers
             .backlog
             .store(backlog as u64, Ordering::Relaxed);

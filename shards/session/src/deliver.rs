@@ -341,6 +341,15 @@ pub(crate) struct Extra {
     group: Option<Arc<str>>,
 }
 
+impl From<Delivery> for Extra {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            ids: delivery.ids,
+            group: delivery.group,
+        }
+    }
+}
+
 impl Extra {
     #[inline]
     fn of(grant: &Grant<'_>) -> Self {
@@ -378,23 +387,23 @@ impl Flight {
         self.step == Step::ReleaseDue
     }
 
-    pub(crate) fn restored(seq: u64, message: Held, delivery: Delivery, released: bool) -> Self {
+    pub(crate) fn restored(seq: u64, message: Held, delivery: Delivery) -> Self {
         Self {
-            message: (!released).then_some(message),
-            extra: Extra {
-                ids: delivery.ids,
-                group: delivery.group,
-            },
+            message: Some(message),
             qos: delivery.qos,
             retain: delivery.retain,
-            step: if released {
-                Step::ReleaseDue
-            } else {
-                Step::PublishDue
-            },
+            extra: delivery.into(),
+            step: Step::PublishDue,
             seq,
             receipt: Receipt::default(),
         }
+    }
+
+    /// PUBREC had come when a store kept it.
+    pub(crate) fn release(&mut self) {
+        self.message = None;
+        self.extra = Extra::default();
+        self.step = Step::ReleaseDue;
     }
 
     pub(crate) fn into_unsent(self) -> Option<Unsent> {
@@ -427,12 +436,9 @@ impl Queued {
     pub(crate) fn restored(seq: u64, message: Held, delivery: Delivery) -> Self {
         Self {
             message,
-            extra: Extra {
-                ids: delivery.ids,
-                group: delivery.group,
-            },
             qos: delivery.qos,
             retain: delivery.retain,
+            extra: delivery.into(),
             seq,
             receipt: Receipt::default(),
         }

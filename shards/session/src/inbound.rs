@@ -463,14 +463,15 @@ impl Session {
             waiting.ack.reason = error;
             if waiting.ack.packet_type == PUBREC {
                 let id = waiting.ack.id;
-                if self.inbound.remove(id).is_some() && self.kept {
-                    self.journal.get_or_insert_with(Box::default).freed(id);
-                }
+                let was_known = self.inbound.remove(id).is_some();
                 // what the client sent again meanwhile was taken for a repeat of the refused one
                 for later in self.acks.publishes.range_mut(index + 1..) {
                     if later.ack.packet_type == PUBREC && later.ack.id == id {
                         later.ack.reason = error;
                     }
+                }
+                if was_known && let Some(journal) = self.journal() {
+                    journal.freed(id);
                 }
             }
         }

@@ -431,20 +431,19 @@ impl Session {
         }
     }
 
-    /// A message that the session had: in its queue, or in flight with a packet id, and whether PUBREC had come.
+    /// A message that the session had: in its queue, or in flight with a packet id.
     pub fn restore_message(
         &mut self,
         seq: u64,
         message: Held,
         delivery: crate::Delivery,
         packet_id: Option<PacketId>,
-        released: bool,
     ) {
         self.next_seq = self.next_seq.max(seq + 1);
         match packet_id {
             Some(id) => {
-                let flight = Flight::restored(seq, message, delivery, released);
-                self.outbound.push(id, flight);
+                self.outbound
+                    .push(id, Flight::restored(seq, message, delivery));
                 self.next_packet_id = crate::packet_ids::next_id(id);
             }
             None => {
@@ -452,6 +451,13 @@ impl Session {
                 self.queue
                     .push_back(Queued::restored(seq, message, delivery));
             }
+        }
+    }
+
+    /// PUBREC had come for a message in flight: only its packet id is left.
+    pub fn restore_released(&mut self, id: PacketId) {
+        if let Some(flight) = self.outbound.get_mut(id) {
+            flight.release();
         }
     }
 

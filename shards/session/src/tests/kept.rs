@@ -251,22 +251,15 @@ fn a_restored_session_goes_on_where_it_was() {
         held(b'3', ExactlyOnce),
         delivery(ExactlyOnce),
         Some(id(8)),
-        true,
     );
+    session.restore_released(id(8));
     session.restore_message(
         4,
         held(b'4', AtLeastOnce),
         delivery(AtLeastOnce),
         Some(id(9)),
-        false,
     );
-    session.restore_message(
-        6,
-        held(b'6', AtLeastOnce),
-        delivery(AtLeastOnce),
-        None,
-        false,
-    );
+    session.restore_message(6, held(b'6', AtLeastOnce), delivery(AtLeastOnce), None);
     session.restore_received(id(5));
     session.restore_left(None, 1000, bench.now);
     assert!(session.is_kept() && session.is_persistent());
