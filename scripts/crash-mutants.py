@@ -8,14 +8,13 @@ something acknowledged was lost, doubled, or is not there any more.
 Works on a copy of the tree in target/mutants and takes some twenty minutes. The exit status is 1 if a broken broker passed.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from mutants import COPY, ROOT, copy
+from mutants import COPY, ROOT, broken, judge_all
 
 SESSION = "shards/session/src/"
 
@@ -29,7 +28,7 @@ MUTANTS = {
     ),
     "pubrec-before-its-record": (
         "shards/src/packets.rs",
-        "let recorded = is_kept && qos == QoS::ExactlyOnce && self.keeping.records;",
+        "let recorded = is_kept && qos == QoS::ExactlyOnce;",
         "let recorded = false && is_kept;",
         "random",
     ),
@@ -79,38 +78,26 @@ MUTANTS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="only these: " + ", ".join(MUTANTS))
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--log", type=Path, help="write the lines there too")
-    asked = parser.parse_args()
-    copy()
     target = COPY.parent / "target"
     environment = {**os.environ, "CARGO_TARGET_DIR": str(target), "CORQTT_BIN": str(target / "ci/corqtt")}
-    survived = 0
-    for name, (file, old, new, step) in MUTANTS.items():
-        if asked.names and name not in asked.names:
-            continue
-        text = (COPY / file).read_text()
-        assert text.count(old) == 1, f"{name}: its line is {text.count(old)} times in {file}"
-        (COPY / file).write_text(text.replace(old, new))
+
+    def judge(name, asked):
+        file, old, new, step = MUTANTS[name]
         build = ["cargo", "build", "-q", "--profile", "ci", "--features", "doubles", "--bin", "corqtt"]
-        subprocess.run(build, cwd=COPY, env={**environment, "RUSTFLAGS": "-A warnings"}, check=True)
-        (COPY / file).write_text(text)
+        with broken(name, file, old, new):
+            subprocess.run(build, cwd=COPY, env={**environment, "RUSTFLAGS": "-A warnings"}, check=True)
         kill = [] if step == "random" else [f"--crash-at={step}"]
         command = [ROOT / "scripts/crash.sh", "--store=redb", f"--rounds={asked.rounds}", "--seed=1", *kill]
         ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        survived += ended.returncode == 0
+        survived = ended.returncode == 0
         last = (ended.stdout.strip().splitlines() or [""])[-1]
         # a broker that breaks its own rules fails the run too
-        last = last if ended.returncode == 0 or last.startswith("redb") else (ended.stderr.strip().splitlines() or [""])[-1]
-        line = f"{name}\t{'SURVIVED' if ended.returncode == 0 else 'found'}\t{last}"
-        print(line, flush=True)
-        if asked.log:
-            with asked.log.open("a") as log:
-                log.write(line + "\n")
-    print(f"{survived} broken brokers passed")
-    sys.exit(survived > 0)
+        if not survived and not last.startswith("redb"):
+            last = (ended.stderr.strip().splitlines() or [""])[-1]
+        return survived, f"{name}\t{'SURVIVED' if survived else 'found'}\t{last}"
+
+    options = [("--rounds", {"type": int, "default": 60, "help": "kills of each (60)"})]
+    judge_all(__doc__.splitlines()[0], list(MUTANTS), judge, "broken brokers passed", options)
 
 
 if __name__ == "__main__":

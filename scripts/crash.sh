@@ -13,18 +13,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly VENV=$PWD/target/test-venv
+. scripts/python-packages.sh
 
 if [ -z "${CORQTT_BIN:-}" ]; then
   # with the steps at which a process can be told to end
   cargo build --locked --quiet --profile ci --features doubles
   export CORQTT_BIN=${CARGO_TARGET_DIR:-$PWD/target}/ci/corqtt
 fi
-if ! cmp -s tests/requirements.txt "$VENV/requirements.txt"; then
-  rm -rf "$VENV"
-  python3 -m venv "$VENV"
-  "$VENV/bin/pip" install -q --disable-pip-version-check -r tests/requirements.txt
-  cp tests/requirements.txt "$VENV/requirements.txt"
-fi
+python_packages
 export PYTHONPATH=$PWD/tests PYTHONDONTWRITEBYTECODE=1
 exec "$VENV/bin/python" -m crash.crash "$@"

@@ -15,19 +15,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly VENV=$PWD/target/test-venv
+. scripts/python-packages.sh
 
 if [ -z "${CORQTT_BIN:-}" ] || [ -z "${CORQTT_BENCH:-}" ]; then
   cargo build --release --locked --quiet --package corqtt --package corqtt-bench
   release=${CARGO_TARGET_DIR:-$PWD/target}/release
   export CORQTT_BIN=${CORQTT_BIN:-$release/corqtt} CORQTT_BENCH=${CORQTT_BENCH:-$release/corqtt-bench}
 fi
-if ! cmp -s tests/requirements.txt "$VENV/requirements.txt"; then
-  rm -rf "$VENV"
-  python3 -m venv "$VENV"
-  "$VENV/bin/pip" install -q --disable-pip-version-check -r tests/requirements.txt
-  cp tests/requirements.txt "$VENV/requirements.txt"
-fi
+python_packages
 
 # 10,000 connections need a descriptor each, here and in the broker
 ulimit -n "$(ulimit -Hn)"

@@ -3,7 +3,7 @@
 """Breaks the lines that enforce statements of the specification, one at a time, and runs the test that the table names
 for each: it has to fail. Twenty covered statements are drawn by seed; each has its mutant below.
 
-    scripts/mutants.py [--log=FILE] [ID...]
+    scripts/mutants.py [--log=FILE] [NAME...]
 
 Prints a line per statement. The exit status is 1 if a test passed although its line was broken. It works on a copy of the
 tree in target/mutants, needs scripts/test.sh to have set up the Python packages, and takes some fifteen minutes.
@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,31 +183,53 @@ def run(test, late):
     return ended.returncode == 0, last
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ids", nargs="*", help="only these")
+@contextmanager
+def broken(name, file, old, new):
+    """The copy with one place of it changed, as long as it lasts."""
+    text = (COPY / file).read_text()
+    assert text.count(old) == 1, f"{name}: its line is {text.count(old)} times in {file}"
+    (COPY / file).write_text(text.replace(old, new))
+    yield
+    (COPY / file).write_text(text)
+
+
+def judge_all(description, names, judge, closing, options=()):
+    """Runs `judge` on each name that the command line asks for; it answers whether the mutant survived, and a line about
+    it. Ends the process."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these: " + ", ".join(names))
     parser.add_argument("--log", type=Path, help="write the lines there too")
+    for flag, settings in options:
+        parser.add_argument(flag, **settings)
     asked = parser.parse_args()
     copy()
     survived = 0
-    for name, tests in drawn():
-        if asked.ids and name not in asked.ids:
+    for name in names:
+        if asked.names and name not in asked.names:
             continue
-        file, old, new, test = MUTANTS[name]
-        assert test in tests, f"{name}: the table does not name {test}"
-        text = (COPY / file).read_text()
-        assert text.count(old) == 1, f"{name}: its line is {text.count(old)} times in {file}"
-        (COPY / file).write_text(text.replace(old, new))
-        passed, last = run(test, late="test_auth" in test)
-        (COPY / file).write_text(text)
+        passed, line = judge(name, asked)
         survived += passed
-        line = f"{name}\t{file}\t{test.split('::')[1]}\t{'SURVIVED' if passed else 'fails'}\t{last.strip('= ')}"
         print(line, flush=True)
         if asked.log:
             with asked.log.open("a") as log:
                 log.write(line + "\n")
-    print(f"{survived} of the tests passed although their line was broken")
+    print(f"{survived} {closing}")
     sys.exit(survived > 0)
+
+
+def main():
+    tests = dict(drawn())
+
+    def judge(name, _):
+        file, old, new, test = MUTANTS[name]
+        assert test in tests[name], f"{name}: the table does not name {test}"
+        with broken(name, file, old, new):
+            passed, last = run(test, late="test_auth" in test)
+        verdict = "SURVIVED" if passed else "fails"
+        return passed, f"{name}\t{file}\t{test.split('::')[1]}\t{verdict}\t{last.strip('= ')}"
+
+    closing = "of the tests passed although their line was broken"
+    judge_all(__doc__.splitlines()[0], list(tests), judge, closing)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ readonly STAGES=(lint unit behaviour wire hostile crash mqttjs go mosquitto tran
 readonly TRANSPORTS=(tls mtls ws wss unix proxy1 proxy2)
 readonly TARGET=$PWD/target
 readonly RESULTS=$TARGET/test-results
-readonly VENV=$TARGET/test-venv
+. scripts/python-packages.sh
 readonly NODE=$TARGET/test-mqttjs
 
 PASSED=0
@@ -59,7 +59,7 @@ main() {
     step "the broker" cargo build --locked --profile ci --features doubles || finish
   fi
   if wants behaviour wire hostile crash mosquitto transports browser; then
-    step "Python packages" python_packages || finish
+    step "Python packages" python_and_packages || finish
   fi
   for stage in "${STAGES[@]}"; do
     if wants "$stage"; then
@@ -216,17 +216,11 @@ apt_install() {
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
 }
 
-python_packages() {
+python_and_packages() {
   if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     apt_install python3-venv || return
   fi
-  # a copy of the list tells whether the environment is up to date
-  if ! cmp -s tests/requirements.txt "$VENV/requirements.txt"; then
-    rm -rf "$VENV"
-    python3 -m venv "$VENV" &&
-      "$VENV/bin/pip" install -q --disable-pip-version-check -r tests/requirements.txt &&
-      cp tests/requirements.txt "$VENV/requirements.txt"
-  fi
+  python_packages
 }
 
 mosquitto_clients() {

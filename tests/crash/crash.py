@@ -33,12 +33,12 @@ from harness.wire import (
     PUBREC,
     PUBREL,
     SUBACK,
-    Packet,
     ack,
     connect,
     persistent,
     publish,
     subscribe,
+    take_packet,
 )
 
 # a client that is mostly away must not lose what its queue has no room for
@@ -107,7 +107,7 @@ class Client:
         except OSError:
             return False
         self.buffer += data
-        while (found := self.packet()) is not None:
+        while (found := take_packet(self.buffer, self.version)) is not None:
             if found.kind == CONNACK:
                 assert found.reason == 0, found
                 self.sessions_lost += self.had_session and not found.resumed
@@ -117,22 +117,6 @@ class Client:
             else:
                 self.handle(found)
         return bool(data)
-
-    def packet(self):
-        length, shift = 0, 0
-        for at in range(1, 5):
-            if at >= len(self.buffer):
-                return None
-            length |= (self.buffer[at] & 0x7F) << shift
-            shift += 7
-            if self.buffer[at] < 0x80:
-                break
-        end = at + 1 + length
-        if len(self.buffer) < end:
-            return None
-        found = Packet(self.version, self.buffer[0], bytes(self.buffer[at + 1 : end]))
-        del self.buffer[:end]
-        return found
 
 
 class Publisher(Client):

@@ -293,6 +293,22 @@ class Packet:
         return f"Packet(kind={self.kind}, flags={self.flags:#x}, body={self.body!r})"
 
 
+def take_packet(buffer, version):
+    """Cuts the first packet off a bytearray, or answers None where it is not whole."""
+    length = shift = 0
+    for index, byte in enumerate(buffer[1:5], start=1):
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            end = index + 1 + length
+            if len(buffer) < end:
+                return None
+            whole = Packet(version, buffer[0], bytes(buffer[index + 1 : end]))
+            del buffer[:end]
+            return whole
+    return None
+
+
 class Wire:
     """One connection that speaks one version of MQTT as badly as the test wants."""
 
@@ -360,7 +376,7 @@ class Wire:
 
     def _read(self, seconds=None):
         deadline = Deadline("a packet from the broker", seconds)
-        while (found := self._whole_packet()) is None:
+        while (found := take_packet(self._buffer, self.version)) is None:
             self.socket.settimeout(deadline.left())
             try:
                 data = self.socket.recv(1 << 16)
@@ -372,20 +388,6 @@ class Wire:
                 return None
             self._buffer += data
         return found
-
-    def _whole_packet(self):
-        length = shift = 0
-        for index, byte in enumerate(self._buffer[1:5], start=1):
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                end = index + 1 + length
-                if len(self._buffer) < end:
-                    return None
-                whole = Packet(self.version, self._buffer[0], bytes(self._buffer[index + 1 : end]))
-                del self._buffer[:end]
-                return whole
-        return None
 
     def expect(self, kind):
         found = self.receive()

@@ -31,7 +31,6 @@ from harness.wire import (
     PUBREC,
     PUBREL,
     SUBACK,
-    Packet,
     Wire,
     ack,
     connect,
@@ -41,6 +40,7 @@ from harness.wire import (
     properties,
     publish,
     subscribe,
+    take_packet,
     u16,
     utf8,
     varint,
@@ -144,23 +144,9 @@ class Frames:
     def feed(self, data):
         self.buffer += data
         found = []
-        while (one := self._whole()) is not None:
+        while (one := take_packet(self.buffer, self.version)) is not None:
             found.append(one)
         return found
-
-    def _whole(self):
-        length = shift = 0
-        for index, byte in enumerate(self.buffer[1:5], start=1):
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                end = index + 1 + length
-                if len(self.buffer) < end:
-                    return None
-                whole = Packet(self.version, self.buffer[0], bytes(self.buffer[index + 1 : end]))
-                del self.buffer[:end]
-                return whole
-        return None
 
 
 def greet(peer, frames, client_id=None, **settings):
