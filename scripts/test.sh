@@ -33,6 +33,8 @@ readonly NODE=$TARGET/test-mqttjs
 
 PASSED=0
 FAILED=0
+# what failed, one line each, for the end
+FAILURES=()
 WANTED=("$@")
 [ ${#WANTED[@]} -gt 0 ] || WANTED=("${STAGES[@]}")
 
@@ -86,6 +88,7 @@ stage_unit() {
   local log=$RESULTS/unit.log
   run logged "$log" cargo test --locked --workspace --all-features --no-fail-fast
   count_lines "$log" '^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*' $?
+  blame unit "$log" '^test .* FAILED$' "panicked at" 2
 }
 
 stage_behaviour() {
@@ -157,6 +160,7 @@ stage_go() {
   CORQTT_TEST_SHARDS=2 run logged "$log" within tests/pahogo go test -count=1 -v ./...
   local status=$?
   count "$(grep -c '^--- PASS' "$log")" "$(grep -c '^--- FAIL' "$log")" "$status"
+  blame go "$log" '^--- FAIL' '_test.go:[0-9]*:'
 }
 
 stage_fuzz() {
@@ -168,11 +172,15 @@ stage_fuzz() {
     echo "cargo-fuzz or a nightly toolchain can't be had here: the targets ran as ordinary tests in the unit stage"
     return
   fi
-  local target
+  local target log
   for target in $(sed -n '/^\[\[bin\]\]/,/^$/s/^name *= *"\(.*\)"/\1/p' fuzz/Cargo.toml); do
     mkdir -p "$TARGET/fuzz-corpus/$target" "$TARGET/fuzz-artifacts/$target"
-    check "fuzz $target" cargo +nightly fuzz run --target-dir "$TARGET/fuzz" "$target" "$TARGET/fuzz-corpus/$target" \
-      -- "-max_total_time=${FUZZ_SECONDS:-60}" "-artifact_prefix=$TARGET/fuzz-artifacts/$target/"
+    log=$RESULTS/fuzz-$target.log
+    check "fuzz $target" to_log "$log" cargo +nightly fuzz run --target-dir "$TARGET/fuzz" "$target" \
+      "$TARGET/fuzz-corpus/$target" -- "-max_total_time=${FUZZ_SECONDS:-60}" \
+      "-artifact_prefix=$TARGET/fuzz-artifacts/$target/"
+    tail -n 1 "$log"
+    blame "fuzz $target" "$log" '\(ERROR: \|panicked at\|Test unit written\)'
   done
 }
 
@@ -184,6 +192,7 @@ mqttjs() {
   passed=$(sed -n 's/^ℹ pass \([0-9]*\)$/\1/p' "$log" | tail -1)
   failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
   count "${passed:-0}" "$failed" "$status"
+  blame "$1" "$log" '^✖ ' 'Error'
 }
 
 # One pass of a pytest suite: name, shards, runtime, whether with the doubles, folder.
@@ -204,6 +213,7 @@ suite() {
   closing=$(tail -1 "$log")
   if [ "$status" -eq 0 ]; then echo "$closing"; else cat "$log"; fi
   count "$(number_of passed "$closing")" "$(($(number_of failed "$closing") + $(number_of 'errors\{0,1\}' "$closing")))" "$status"
+  blame "$name" "$log" '^\(FAILED\|ERROR\) ' '^\(E  \|tests/.*: in \)'
   unset CORQTT_TEST_SHARDS CORQTT_TEST_RUNTIME CORQTT_TEST_DOUBLES
 }
 
@@ -284,6 +294,16 @@ logged() {
   return "${PIPESTATUS[0]}"
 }
 
+# A command whose output is kept, and seen only if it fails: the last hundred lines.
+to_log() {
+  local log=$1 status
+  shift
+  "$@" >"$log" 2>&1
+  status=$?
+  [ "$status" -eq 0 ] || tail -n 100 "$log"
+  return "$status"
+}
+
 within() {
   cd "$1" && shift && "$@"
 }
@@ -308,8 +328,8 @@ step() {
   heading "setting up: $1"
   shift
   if ! run "$@"; then
-    echo "failed: $*"
     count 0 1 1
+    FAILURES+=("$*")
     return 1
   fi
 }
@@ -319,7 +339,12 @@ check() {
   echo
   echo "-- $1"
   shift
-  if run "$@"; then count 1 0 0; else count 0 1 1; fi
+  if run "$@"; then
+    count 1 0 0
+  else
+    count 0 1 1
+    FAILURES+=("$*")
+  fi
 }
 
 # Adds passed and failed; a runner that fails without a failed test counts as one.
@@ -349,8 +374,21 @@ number_of() {
   echo "${found:-0}"
 }
 
+# Remembers from a log what failed and why: name, log, pattern of failed tests, pattern of reasons, lines behind each.
+blame() {
+  local name=$1 log=$2 line
+  while IFS= read -r line; do
+    FAILURES+=("$name: $line")
+  done < <(grep -h -- "$3" "$log" | head -n 20; [ -z "${4:-}" ] || ! grep -q -- "$3" "$log" || grep -h -A "${5:-0}" -- "$4" "$log" | head -n 40)
+}
+
 finish() {
   echo
+  if [ "${#FAILURES[@]}" -gt 0 ]; then
+    echo "what failed:"
+    printf '  %s\n' "${FAILURES[@]}"
+    echo
+  fi
   echo "$PASSED passed, $FAILED failed"
   [ "$FAILED" -eq 0 ]
   exit

@@ -27,8 +27,12 @@ type Codes = SmallVec<[u8; 16]>;
 
 /// Filters of one part, which is what one turn handles of a packet and what auth is asked at once.
 const PART_FILTERS: usize = 256;
+/// A part ends with the filter that brings it to so many bytes.
+const PART_BYTES: usize = 16 << 10;
 /// What a filter costs, in packets or deliveries.
 const FILTER_WORK: i64 = 16;
+/// Long ones cost more.
+const FILTER_BYTES_PER_WORK: usize = 16;
 
 /// A SUBSCRIBE or UNSUBSCRIBE that is being handled.
 #[derive(Debug)]
@@ -64,6 +68,23 @@ impl Subscribing {
             acknowledged: None,
         }
     }
+}
+
+/// The items at the start of `rest` that one part has; `filter_of` names the filter of each.
+fn part<'a, T>(
+    rest: impl Iterator<Item = T>,
+    filter_of: impl Fn(&T) -> &'a str,
+) -> impl Iterator<Item = T> {
+    let mut bytes = 0;
+    rest.take(PART_FILTERS).take_while(move |item| {
+        let goes_on = bytes < PART_BYTES;
+        bytes += filter_of(item).len();
+        goes_on
+    })
+}
+
+fn filter_work(filter: &str) -> i64 {
+    FILTER_WORK + (filter.len() / FILTER_BYTES_PER_WORK) as i64
 }
 
 /// How far a SUBSCRIBE or UNSUBSCRIBE has come.
@@ -184,16 +205,24 @@ impl Shard {
             }
         };
         let version = self.wires.slots[slot as usize].version;
-        for _ in 0..PART_FILTERS {
-            let Some((at, sub)) = under_way.retained.get(under_way.paged) else {
-                return Progress::Done;
-            };
-            let mut rest = SubscribeFilters::trusted(&filters[*at..], version).iter();
-            if let Some(Ok(filter)) = rest.next().map(|(filter, _)| TopicFilter::parse(filter)) {
-                self.send_retained(slot, filter, *sub, key);
+        let retained = under_way.retained[under_way.paged..].iter();
+        let part = part(
+            retained.filter_map(|(at, sub)| {
+                let rest = SubscribeFilters::trusted(&filters[*at..], version);
+                let (filter, _) = rest.iter().next()?;
+                Some((filter, *sub))
+            }),
+            |(filter, _)| filter,
+        );
+        let mut paged = 0;
+        for (filter, sub) in part {
+            self.work -= filter_work(filter);
+            if let Ok(filter) = TopicFilter::parse(filter) {
+                self.send_retained(slot, filter, sub, key);
             }
-            under_way.paged += 1;
+            paged += 1;
         }
+        under_way.paged += paged;
         if under_way.paged < under_way.retained.len() {
             Progress::NextTurn
         } else {
@@ -204,10 +233,8 @@ impl Shard {
     /// Asks about the next part.
     fn ask_subscribe(&mut self, slot: u32, rest: &[u8]) -> Option<Verdict> {
         let version = self.wires.slots[slot as usize].version;
-        let part = SubscribeFilters::trusted(rest, version)
-            .iter()
-            .take(PART_FILTERS);
-        let wanted = part.filter_map(|(filter, options)| {
+        let rest = SubscribeFilters::trusted(rest, version);
+        let wanted = part(rest.iter(), |(filter, _)| filter).filter_map(|(filter, options)| {
             let filter = TopicFilter::parse(filter).ok()?;
             Some((filter.filter().into(), options.qos))
         });
@@ -231,8 +258,8 @@ impl Shard {
         let rest = SubscribeFilters::trusted(&filters[under_way.done..], version);
         // [MQTT-3.8.4-4] [MQTT5-3.8.4-5] one after the other; [MQTT-3.8.4-5] [MQTT-3.9.3-1] [MQTT5-3.8.4-6]
         // [MQTT5-3.9.3-1] a code per filter, in order
-        for (filter, options) in rest.iter().take(PART_FILTERS) {
-            self.work -= FILTER_WORK;
+        for (filter, options) in part(rest.iter(), |(filter, _)| filter) {
+            self.work -= filter_work(filter);
             let at = under_way.done;
             under_way.done += FILTER_LENGTH_BYTES + filter.len() + OPTIONS_BYTES;
             let parsed = TopicFilter::parse(filter);
@@ -321,8 +348,8 @@ impl Shard {
         let mut named = Vec::new();
         let rest = UnsubscribeFilters::trusted(&filters[under_way.done..]);
         // [MQTT5-3.11.3-1] a code per filter, in order; [MQTT-3.10.4-6] [MQTT5-3.10.4-6] one after the other
-        for filter in rest.iter().take(PART_FILTERS) {
-            self.work -= FILTER_WORK;
+        for filter in part(rest.iter(), |filter| filter) {
+            self.work -= filter_work(filter);
             under_way.done += FILTER_LENGTH_BYTES + filter.len();
             if self.events.is_some() {
                 named.push(filter.into());

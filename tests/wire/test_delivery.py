@@ -189,6 +189,26 @@ def test_filters_of_one_subscribe_are_taken_one_after_the_other(wire, version):
     ]
 
 
+def test_long_filters_of_one_subscribe(wire, version):
+    """[MQTT-3.8.4-4] [MQTT5-3.8.4-6] [MQTT-3.10.4-6]: as short ones, though they are not all taken at once."""
+    client = wire(version)
+    client.connect()
+    topics = [unique("t/") + "x" * 5_000 for _ in range(40)]
+    for topic in topics[::13]:
+        client.publish(topic, b"retained", retain=True)
+    client.expect_alive()
+    client.send(subscribe(version, 1, *((topic, index % 3) for index, topic in enumerate(topics))))
+    assert client.expect(SUBACK).codes == [index % 3 for index in range(40)]
+    assert sorted(client.expect_message().topic for _ in topics[::13]) == sorted(topics[::13])
+    client.send(unsubscribe(version, 2, *topics[1:]))
+    assert client.expect(UNSUBACK).codes == ([0] * 39 if version == V5 else [])
+    for topic in reversed(topics):
+        client.publish(topic, b"x")
+    message = client.expect_message()
+    assert (message.topic, message.payload) == (topics[0], b"x")
+    client.expect_alive()
+
+
 def test_pubrel_does_not_wait_for_receive_maximum(wire):
     """[MQTT5-3.3.4-10]: a resume with room for one PUBLISH sends that one, and the PUBREL behind the next."""
     topic, client_id = unique("t/"), unique("w")
