@@ -63,6 +63,9 @@ main() {
   if wants behaviour wire hostile crash mosquitto transports browser; then
     step "Python packages" python_and_packages || finish
   fi
+  if wants unit behaviour crash transports; then
+    step "redis" redis_server || finish
+  fi
   for stage in "${STAGES[@]}"; do
     if wants "$stage"; then
       heading "$stage"
@@ -231,6 +234,19 @@ python_and_packages() {
     apt_install python3-venv || return
   fi
   python_packages
+}
+
+redis_server() {
+  command -v redis-server >/dev/null && return
+  apt_install redis-server || return
+  # the package starts its service; only the binary is wanted
+  local sudo=""
+  [ "$(id -u)" -eq 0 ] || sudo=sudo
+  if [ -d /run/systemd/system ]; then
+    $sudo systemctl disable --now --quiet redis-server
+  else
+    $sudo service redis-server stop || true
+  fi
 }
 
 mosquitto_clients() {

@@ -97,7 +97,7 @@ pub fn main(edges: Edges) -> ExitCode {
 /// `corqtt store`, on a store that no broker uses.
 fn with_store(command: &args::StoreCommand, settings: &Settings) -> ExitCode {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let done = store::offline::run(command, &settings.storage, &mut out)
+    let done = store::offline::run(command, settings.into(), &mut out)
         .and_then(|code| Ok(out.flush().map(|()| code)?));
     match done {
         Ok(code) => ExitCode::from(code),

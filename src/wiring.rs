@@ -246,7 +246,7 @@ impl Edges {
     /// The store that the settings name; `None`: memory, or a double.
     fn open(self, settings: &Settings) -> anyhow::Result<Option<Opened>> {
         match self {
-            Self::Real => store::open(&settings.storage, settings.limits.store_bytes.unwrap_or(0)),
+            Self::Real => store::open(settings, settings.limits.store_bytes.unwrap_or(0)),
             #[cfg(feature = "doubles")]
             Self::Doubles { .. } => Ok(None),
         }

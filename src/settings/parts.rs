@@ -83,6 +83,7 @@ const BUILT: &[Part] = &[
     Part::ProxyProtocol,
     Part::Redb,
     Part::Fjall,
+    Part::Redis,
 ];
 
 /// A set of parts: those of this build, or others in a test.

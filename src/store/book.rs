@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use corqtt_codec::{Message, MessageId};
 use corqtt_port::store::Op;
 use corqtt_session::{Change, Delivery};
+use smallvec::{SmallVec, smallvec};
 
 use super::engine::{Engine, Result, Row, Table};
 use super::rows::{
@@ -207,6 +208,35 @@ pub(crate) fn only_takes_away(op: &Op) -> bool {
         Op::Retained { message, .. } => message.payload.is_empty(),
         Op::Session { .. } | Op::Will { .. } | Op::Subscribed { .. } | Op::Owed { .. } => false,
     }
+}
+
+/// A row or two.
+type Keys = SmallVec<[(Table, Vec<u8>); 2]>;
+
+/// The rows that are looked at where an operation is applied, if they are known before.
+pub(crate) fn read_for(op: &Op) -> Option<Keys> {
+    let client = |client_id: &str| client_id.as_bytes().to_vec();
+    Some(match op {
+        Op::Left { client_id, .. } => smallvec![(Table::Sessions, client(client_id))],
+        Op::Settled { id, .. } => smallvec![(Table::Owed, id.to_bytes().into())],
+        Op::Changed { client_id, change } => match change {
+            Change::Released { seq } => {
+                let key = client_key(client_id, &seq.to_be_bytes());
+                smallvec![(Table::Flights, key.clone()), (Table::Queue, key)]
+            }
+            Change::Dequeued { seq } => {
+                smallvec![(Table::Queue, client_key(client_id, &seq.to_be_bytes()))]
+            }
+            Change::Freed { packet_id } => {
+                let key = client_key(client_id, &packet_id.value().to_be_bytes());
+                smallvec![(Table::Received, key)]
+            }
+            Change::Enqueued { .. } | Change::Begun { .. } | Change::Received { .. } => {
+                return None;
+            }
+        },
+        _ => return None,
+    })
 }
 
 /// A group, and what it is made from.

@@ -84,6 +84,8 @@ pub(crate) enum EngineError {
     /// No room on the disk, or no more than is allowed. Nothing was changed, and it may be tried again; where it is the
     /// sync that failed, the rows may be there all the same.
     Full(String),
+    /// It can't be reached. What it was told is told again, word for word.
+    Away(String),
     /// It can't go on.
     Broken(String),
 }
@@ -91,7 +93,7 @@ pub(crate) enum EngineError {
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(text) | Self::Broken(text) => f.write_str(text),
+            Self::Full(text) | Self::Away(text) | Self::Broken(text) => f.write_str(text),
         }
     }
 }
@@ -116,7 +118,8 @@ pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// A key-value engine, used by one thread.
 ///
-/// After an error nothing works before [`Engine::ready`]; what is read then is what the disk has.
+/// After an error nothing works before [`Engine::ready`]; what is read then is what the disk has. Only a commit that ended
+/// with [`EngineError::Away`] may be there or not, and is made again before anything else is.
 pub(crate) trait Engine: Send {
     /// Opens it again after an error, which may take reading all of it; whether it had to be.
     fn ready(&mut self) -> Result<bool>;
@@ -132,6 +135,11 @@ pub(crate) trait Engine: Send {
 
     /// It cannot write without syncing: who wants fewer syncs makes fewer commits.
     fn always_syncs(&self) -> bool;
+
+    /// Rows that will be asked for one by one, before the next commit: an engine that is far away gets them at once.
+    fn fetch(&self, _keys: Vec<(Table, Vec<u8>)>) -> Result<()> {
+        Ok(())
+    }
 
     /// A row's value.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The embedded stores: what shards must keep, on the disk before it is acknowledged.
+//! The stores: what shards must keep, on the disk or in redis before it is acknowledged.
 //!
 //! ```text
-//!   shards ──batches──► writer thread ──► book (operations -> rows) ──► engine (redb, fjall): one commit
+//!   shards ──batches──► writer thread ──► book (operations -> rows) ──► engine (redb, fjall, redis): one commit
 //!      ▲                     │
 //!      └────── "kept" ───────┘          at a start: engine ──► restore ──operations──► shards
 //! ```
 //!
-//! * One process has a store (`lock`), and one thread of it writes.
+//! * One process has a store (`lock`; of redis it is the one that came last), and one thread of it writes.
 //! * What a start was given is what was committed: all of a commit or nothing.
 
 mod book;
@@ -17,13 +17,14 @@ mod journal;
 mod lock;
 pub(crate) mod offline;
 mod redb;
+mod redis;
 mod restore;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
@@ -42,7 +43,7 @@ use restore::{Cleared, Quiet};
 use writer::{ALIVE, Handle, Parts, ToWriter, Writer};
 pub(crate) use writer::{StoreNumbers, Tell};
 
-use crate::settings::{StorageSettings, StorageSync, StorageWay};
+use crate::settings::{RedisSettings, Settings, StorageSettings, StorageSync, StorageWay};
 
 /// Rows of [`Table::Meta`], each a number of 64 bits.
 const FORMAT: &[u8] = b"format";
@@ -59,6 +60,65 @@ fn wall_ms() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+/// Where a store is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Location<'a> {
+    storage: &'a StorageSettings,
+    /// How redis is reached, and the name of this node.
+    redis: Option<(&'a RedisSettings, &'a str)>,
+}
+
+impl<'a> From<&'a Settings> for Location<'a> {
+    fn from(settings: &'a Settings) -> Self {
+        Self {
+            storage: &settings.storage,
+            redis: Some((&settings.redis, &settings.node_name)),
+        }
+    }
+}
+
+#[cfg(test)]
+impl<'a> From<&'a StorageSettings> for Location<'a> {
+    fn from(storage: &'a StorageSettings) -> Self {
+        Self {
+            storage,
+            redis: None,
+        }
+    }
+}
+
+impl Location<'_> {
+    /// For people.
+    fn place(&self) -> String {
+        match self.redis {
+            Some((redis, _)) if self.storage.way == StorageWay::Redis => redis::place(redis),
+            _ => self.storage.path.display().to_string(),
+        }
+    }
+
+    /// The way to an embedded one.
+    fn directory(&self) -> Option<&Path> {
+        (self.storage.way != StorageWay::Redis).then_some(&*self.storage.path)
+    }
+
+    /// Connects or opens; `writes`: it is this process's from then on.
+    fn engine(&self, writes: bool) -> anyhow::Result<Box<dyn Engine>> {
+        match (self.storage.way, self.redis) {
+            (StorageWay::Redis, Some((settings, node))) => {
+                let opened = redis::Redis::open(settings, node, writes);
+                let opened = opened.with_context(|| {
+                    format!(
+                        "{} cannot be used as a store; start it, see --redis, --redis-user and --redis-pass, or name another --storage-way",
+                        self.place()
+                    )
+                })?;
+                Ok(Box::new(opened))
+            }
+            (way, _) => open_engine(way, &self.storage.path),
+        }
+    }
 }
 
 fn open_engine(way: StorageWay, path: &Path) -> anyhow::Result<Box<dyn Engine>> {
@@ -94,23 +154,40 @@ fn stored_number(engine: &dyn Engine, name: &[u8]) -> Result<Option<u64>, Engine
 }
 
 /// Fails for a store that a later version has written.
-fn check_format(engine: &dyn Engine, path: &Path) -> anyhow::Result<()> {
+fn check_format(engine: &dyn Engine, place: &str) -> anyhow::Result<()> {
     match stored_number(engine, FORMAT)? {
         None | Some(rows::FORMAT) => Ok(()),
         Some(other) => bail!(
-            "the store in {} has format {other}, and this build knows {}: use the build that wrote it, or another --storage-path",
-            path.display(),
+            "the store in {place} has format {other}, and this build knows {}: use the build that wrote it, or another --storage-path or redis.prefix",
             rows::FORMAT
         ),
     }
+}
+
+/// Makes the directory of an embedded store where there is none, and takes it for this process.
+fn lock(way: StorageWay, path: &Path) -> anyhow::Result<Lock> {
+    std::fs::create_dir_all(path).with_context(|| {
+        format!(
+            "{} cannot be made; name another --storage-path",
+            path.display()
+        )
+    })?;
+    let lock = Lock::take(path)?;
+    for other in [StorageWay::Redb, StorageWay::Fjall] {
+        if other != way && exists(other, path) && !exists(way, path) {
+            log::warn!(path:% = path.display(), way:% = way, other:% = other; "a new store begins beside one of another storage-way, which is not read; corqtt store dump and load move one to the other");
+        }
+    }
+    Ok(lock)
 }
 
 /// A store that no shard uses yet.
 pub(crate) struct Opened {
     engine: Box<dyn Engine>,
     book: Book,
-    lock: Lock,
-    path: PathBuf,
+    /// Of an embedded one.
+    lock: Option<Lock>,
+    place: String,
     sync: StorageSync,
     bytes_max: u64,
     /// When the last process that had it said that it lives (wall clock, ms).
@@ -124,7 +201,7 @@ pub(crate) struct Opened {
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opened")
-            .field("path", &self.path)
+            .field("place", &self.place)
             .finish_non_exhaustive()
     }
 }
@@ -133,26 +210,22 @@ impl std::fmt::Debug for Opened {
 /// the disk, 0 for no limit.
 ///
 /// # Errors
-/// When its directory cannot be had or another process has it, when it is of another version, or cannot be read.
-pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result<Option<Opened>> {
+/// When its directory cannot be had or another process has it, when redis cannot be reached, when it is of another
+/// version, or cannot be read.
+pub(crate) fn open<'a>(
+    location: impl Into<Location<'a>>,
+    bytes_max: u64,
+) -> anyhow::Result<Option<Opened>> {
+    let location = location.into();
+    let settings = location.storage;
     if settings.way == StorageWay::Memory {
         return Ok(None);
     }
-    let path = &settings.path;
-    std::fs::create_dir_all(path).with_context(|| {
-        format!(
-            "{} cannot be made; name another --storage-path",
-            path.display()
-        )
-    })?;
-    let lock = Lock::take(path)?;
-    for other in [StorageWay::Redb, StorageWay::Fjall] {
-        if other != settings.way && exists(other, path) && !exists(settings.way, path) {
-            log::warn!(path:% = path.display(), way:% = settings.way, other:% = other; "a new store begins beside one of another storage-way, which is not read; corqtt store dump and load move one to the other");
-        }
-    }
-    let mut engine = open_engine(settings.way, path)?;
-    check_format(&*engine, path)?;
+    let lock = location.directory().map(|path| lock(settings.way, path));
+    let lock = lock.transpose()?;
+    let place = location.place();
+    let mut engine = location.engine(true)?;
+    check_format(&*engine, &place)?;
     let start = stored_number(&*engine, STARTS)?.unwrap_or(0);
     let hash_seed = match stored_number(&*engine, SEED)? {
         Some(seed) => seed,
@@ -179,12 +252,12 @@ pub(crate) fn open(settings: &StorageSettings, bytes_max: u64) -> anyhow::Result
         book: &mut book,
     }
     .commit(group)
-    .with_context(|| format!("the store in {} cannot be written", path.display()))?;
+    .with_context(|| format!("the store in {place} cannot be written"))?;
     Ok(Some(Opened {
         engine,
         book,
         lock,
-        path: path.clone(),
+        place,
         sync: settings.sync,
         bytes_max,
         alive_at_ms,
@@ -232,7 +305,7 @@ impl Opened {
             each(op)
         })?;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        log::info!(path:% = self.path.display(), took_ms = took_ms, sessions = sessions, messages = messages, retained = retained, expired_sessions = cleared.sessions, expired_messages = cleared.messages, expired_retained = cleared.retained, settled = cleared.settled; "store is restored");
+        log::info!(store = self.place, took_ms = took_ms, sessions = sessions, messages = messages, retained = retained, expired_sessions = cleared.sessions, expired_messages = cleared.messages, expired_retained = cleared.retained, settled = cleared.settled; "store is restored");
         Ok(())
     }
 
@@ -252,15 +325,15 @@ impl Opened {
         let shown = numbers.clone();
         let run = move || {
             if let Err(error) = self.give_back(restored, owner) {
-                let path = self.path.display();
-                log::error!(path:% = path; "the store cannot be restored: {error:#}; corqtt store check says what is wrong with it");
-                panic!("the store in {path} cannot be restored: {error:#}");
+                let place = self.place;
+                log::error!(store = place; "the store cannot be restored: {error:#}; corqtt store check says what is wrong with it");
+                panic!("the store in {place} cannot be restored: {error:#}");
             }
             let Self {
                 engine,
                 book,
                 lock,
-                path,
+                place,
                 sync,
                 bytes_max,
                 ..
@@ -273,7 +346,7 @@ impl Opened {
                 sync,
                 bytes_max,
                 numbers,
-                path,
+                place,
             };
             Writer::new(parts).run();
             drop(lock);

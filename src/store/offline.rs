@@ -15,14 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::book::{Group, read_all};
 use super::engine::{Engine, Table};
-use super::lock::Lock;
 use super::rows::{
     self, FlightRow, MessageRow, OwedRow, QueueRow, ReceivedRow, RetainedRow, SessionRow,
     SubscriptionRow, Unreadable, WillRow, decode,
 };
-use super::{check_format, exists, open_engine};
+use super::{Location, check_format, exists, lock};
 use crate::args::StoreCommand;
-use crate::settings::StorageSettings;
 
 /// Rows that one commit of a load writes.
 const LOADED_ROWS: usize = 10_000;
@@ -36,23 +34,22 @@ const STANDARD: &str = "-";
 /// When there is no such store, a process uses it, it is of another version, or the disk fails.
 pub(crate) fn run(
     command: &StoreCommand,
-    settings: &StorageSettings,
+    location: Location<'_>,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let (way, path) = (settings.way, &settings.path);
-    if matches!(command, StoreCommand::Load(_)) {
-        std::fs::create_dir_all(path)
-            .with_context(|| format!("{} cannot be made", path.display()))?;
-    } else if !exists(way, path) {
-        bail!(
+    let way = location.storage.way;
+    let loads = matches!(command, StoreCommand::Load(_));
+    // as long as the engine is open
+    let _lock = match location.directory() {
+        Some(path) if loads || exists(way, path) => Some(lock(way, path)?),
+        Some(path) => bail!(
             "there is no {way} store in {}; name it with --storage-way and --storage-path",
             path.display()
-        );
-    }
-    // as long as the engine is open
-    let _lock = Lock::take(path)?;
-    let mut engine = open_engine(way, path)?;
-    check_format(&*engine, path)?;
+        ),
+        None => None,
+    };
+    let mut engine = location.engine(loads)?;
+    check_format(&*engine, &location.place())?;
     match command {
         StoreCommand::Check => return Ok(u8::from(check(&*engine, out)? > 0)),
         StoreCommand::Dump => dump(&*engine, out)?,

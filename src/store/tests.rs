@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The embedded stores against the neutral suite, and what is theirs alone.
+//! The stores against the neutral suite, and what is theirs alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -17,7 +20,9 @@ use corqtt_topics::ShardId;
 use super::restore::Ahead;
 use super::*;
 use crate::args::StoreCommand;
+use crate::settings::Secret;
 
+/// The embedded ones.
 const WAYS: [StorageWay; 2] = [StorageWay::Redb, StorageWay::Fjall];
 
 /// A directory that goes with its test.
@@ -49,6 +54,66 @@ impl Drop for Directory {
     }
 }
 
+/// A redis-server of its own, which goes with its test.
+struct Server {
+    process: Child,
+    address: String,
+    _directory: Directory,
+}
+
+impl Server {
+    fn start() -> Self {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let directory = Directory::new();
+            let free = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+            let port = free.local_addr().expect("it has one").port();
+            drop(free);
+            let process = Command::new("redis-server")
+                .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
+                .arg(&directory.0)
+                .args(["--port", &port.to_string()])
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("redis-server (Debian package redis-server) is installed");
+            let mut server = Self {
+                process,
+                address: format!("127.0.0.1:{port}"),
+                _directory: directory,
+            };
+            // somebody else may have taken the port meanwhile
+            while server.process.try_wait().expect("a child").is_none() {
+                if redis::Redis::open(&server.settings(), "probe", false).is_ok() {
+                    return server;
+                }
+                assert!(Instant::now() < deadline, "redis-server does not answer");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn settings(&self) -> RedisSettings {
+        RedisSettings {
+            address: Secret::new(self.address.clone()),
+            username: None,
+            password: None,
+            database: 3,
+            prefix: "test".to_owned(),
+        }
+    }
+
+    fn open(&self, node: &str) -> redis::Redis {
+        redis::Redis::open(&self.settings(), node, true).expect("it answers")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
 /// When the process was last alive, and when the next one starts (wall clock, ms).
 const ALIVE_AT_MS: u64 = 5;
 const NOW_MS: u64 = 10;
@@ -57,6 +122,8 @@ const HASH_SEED: u64 = 7;
 /// A store that is opened anew whenever something is asked back.
 struct Reopened {
     way: StorageWay,
+    /// And a name that no other store there has.
+    redis: Option<(Arc<Server>, String)>,
     directory: Directory,
     open: Option<(Box<dyn Engine>, Book)>,
 }
@@ -65,15 +132,26 @@ impl Reopened {
     fn new(way: StorageWay) -> Self {
         Self {
             way,
+            redis: None,
             directory: Directory::new(),
             open: None,
         }
     }
 
+    fn redis(server: &Arc<Server>, name: impl ToString) -> Self {
+        Self {
+            redis: Some((server.clone(), name.to_string())),
+            ..Self::new(StorageWay::Redis)
+        }
+    }
+
     fn open(&mut self) -> Quiet<'_> {
-        let (way, path) = (self.way, &self.directory.0);
+        let (way, path, redis) = (self.way, &self.directory.0, &self.redis);
         let (engine, book) = self.open.get_or_insert_with(|| {
-            let engine = open_engine(way, path).expect("it opens");
+            let engine = match redis {
+                Some((server, name)) => Box::new(server.open(name)),
+                None => open_engine(way, path).expect("it opens"),
+            };
             let book = Book::open(&*engine).expect("it can be read");
             (engine, book)
         });
@@ -166,6 +244,110 @@ fn every_store_does_what_the_model_does() {
             suite::run(&mut Reopened::new(way), seed, 40);
         }
     }
+    let server = Arc::new(Server::start());
+    for seed in 1..=12 {
+        suite::run(&mut Reopened::redis(&server, seed), seed, 40);
+    }
+}
+
+#[test]
+fn redis_does_a_commit_once_and_for_its_last_writer_only() {
+    let server = Arc::new(Server::start());
+    let mut engine = server.open("node");
+    let add = |engine: &mut redis::Redis, value: &[u8]| {
+        let row: engine::Row<'_> = (Table::Bans, b"key", Some(value));
+        engine.commit(&mut [row].into_iter(), true)
+    };
+    add(&mut engine, b"1").expect("a commit");
+    let bytes = engine.used_bytes();
+    assert_eq!(bytes, 4);
+    engine.lose_last_answer();
+    assert!(matches!(add(&mut engine, b"2"), Err(EngineError::Away(_))));
+    engine.ready().expect("it is there");
+    // the first one was there, whatever is said now
+    add(&mut engine, b"2").expect("a repeat");
+    let value = |engine: &redis::Redis| engine.get(Table::Bans, b"key").expect("it answers");
+    assert_eq!(value(&engine), Some(b"1".into()));
+    add(&mut engine, b"333").expect("a commit");
+    assert_eq!(
+        (value(&engine), engine.used_bytes()),
+        (Some(b"333".into()), 6)
+    );
+
+    let mut next = server.open("node");
+    add(&mut next, b"4").expect("the last one writes");
+    match add(&mut engine, b"5") {
+        Err(EngineError::Broken(why)) => assert!(why.contains("taken over test:node"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(value(&next), Some(b"4".into()));
+    let gone: engine::Row<'_> = (Table::Bans, b"key", None);
+    next.commit(&mut [gone].into_iter(), true)
+        .expect("a commit");
+    assert_eq!((value(&next), next.used_bytes()), (None, 0));
+    assert_eq!(rows(&next, Table::Bans), []);
+    // nobody else's
+    assert_eq!(rows(&server.open("other"), Table::Bans), []);
+}
+
+#[test]
+fn redis_is_read_in_pages_in_the_order_of_keys() {
+    let server = Arc::new(Server::start());
+    let mut engine = server.open("node");
+    let key = |at: u32| [b"key \xff".as_slice(), &at.to_be_bytes()].concat();
+    let large = vec![b'x'; 100_000];
+    let all: Vec<(Vec<u8>, &[u8])> = (0..3_000)
+        .map(|at| {
+            (
+                key(at),
+                if at % 100 == 0 {
+                    large.as_slice()
+                } else {
+                    b"small"
+                },
+            )
+        })
+        .collect();
+    let mut set = all
+        .iter()
+        .rev()
+        .map(|(key, value)| (Table::Retained, &**key, Some(*value)));
+    engine.commit(&mut set, true).expect("a commit");
+    let found = rows(&engine, Table::Retained);
+    assert!(
+        found
+            .iter()
+            .map(|(key, value)| (key, &**value))
+            .eq(all.iter().map(|(key, value)| (key, *value)))
+    );
+    let mut some = Vec::new();
+    engine
+        .scan(Table::Retained, &key(1_234), &mut |key, _| {
+            some.push(key.to_vec());
+            if some.len() == 2_000 - 234 {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .expect("it can be read");
+    assert!(some.into_iter().eq((1_234..3_000).map(key)));
+    let wanted = vec![
+        (Table::Retained, key(7)),
+        (Table::Retained, b"none".to_vec()),
+    ];
+    engine.fetch(wanted).expect("it answers");
+    assert_eq!(
+        engine.get(Table::Retained, &key(7)).expect("it is known"),
+        Some(b"small".into())
+    );
+    assert_eq!(
+        engine.get(Table::Retained, b"none").expect("it is known"),
+        None
+    );
+    assert_eq!(
+        engine.get(Table::Retained, &key(8)).expect("it answers"),
+        Some(b"small".into())
+    );
 }
 
 fn message(topic: &str, expires_at_ms: Option<u64>) -> Arc<Message> {
@@ -588,10 +770,14 @@ struct Told {
     holds: bool,
     /// Commits that were begun.
     begun: usize,
+    /// To reach it while it was away.
+    tries: usize,
     /// Nothing can be added, and with `stuck` nothing removed either.
     is_full: bool,
     is_stuck: bool,
     is_broken: bool,
+    /// It can't be reached.
+    is_away: bool,
     is_closed: bool,
     used_bytes: u64,
 }
@@ -626,6 +812,10 @@ impl Double {
 impl Engine for Double {
     fn ready(&mut self) -> engine::Result<bool> {
         let mut told = self.0.0.lock().expect("no panic");
+        if told.is_away {
+            told.tries += 1;
+            return Err(EngineError::Away("away".to_owned()));
+        }
         Ok(std::mem::take(&mut told.is_closed))
     }
 
@@ -651,6 +841,9 @@ impl Engine for Double {
         if told.is_stuck || (told.is_full && all.iter().any(adds)) {
             told.is_closed = true;
             return Err(EngineError::Full("full".to_owned()));
+        }
+        if told.is_away {
+            return Err(EngineError::Away("away".to_owned()));
         }
         if told.is_broken {
             return Err(EngineError::Broken("broken".to_owned()));
@@ -736,7 +929,7 @@ impl Writing {
             sync,
             bytes_max,
             numbers: numbers.clone(),
-            path: PathBuf::from("double"),
+            place: "double".to_owned(),
         };
         let thread = std::thread::spawn(|| Writer::new(parts).run());
         Self {
@@ -882,6 +1075,29 @@ fn a_disk_that_takes_nothing_loses_nothing() {
 }
 
 #[test]
+fn an_engine_that_is_away_gets_what_it_was_sent_before_anything_else() {
+    let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    writing.double.tell(|told| told.is_away = true);
+    writing.put(0, 1, vec![session("a", u32::MAX)]);
+    writing
+        .double
+        .wait_for(|told| (told.tries >= 1).then_some(()));
+    writing.put(1, 1, vec![session("b", u32::MAX), session("c", u32::MAX)]);
+    writing
+        .double
+        .wait_for(|told| (told.tries >= 2).then_some(()));
+    writing.double.tell(|told| {
+        assert_eq!((told.begun, &told.commits[..]), (1, &[][..]));
+        told.is_away = false;
+    });
+    writing.expect(0, &[kept(1)]);
+    writing.expect(1, &[kept(1)]);
+    writing
+        .stop()
+        .tell(|told| assert_eq!(told.commits, [(1, true), (2, true)]));
+}
+
+#[test]
 fn each_way_of_syncing_syncs_when_it_says() {
     let put = |writing: &Writing| {
         writing.put(0, 1, vec![session("a", u32::MAX)]);
@@ -1010,7 +1226,7 @@ fn a_key_that_is_too_long_for_an_engine_is_not_kept_and_harms_nobody() {
 
 fn offline(command: StoreCommand, settings: &StorageSettings) -> anyhow::Result<(u8, String)> {
     let mut out = Vec::new();
-    let code = offline::run(&command, settings, &mut out)?;
+    let code = offline::run(&command, settings.into(), &mut out)?;
     Ok((code, String::from_utf8(out).expect("text")))
 }
 

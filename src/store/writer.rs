@@ -8,9 +8,11 @@
 //!      ▲                    │ no room
 //!      └──── retry ◄────────┘   what only takes away goes first, if it can
 //! ```
+//!
+//! An engine that can't be reached is asked again and again, with the commit that it may have got or not; what comes
+//! meanwhile waits, and is refused once it is too much.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use corqtt_port::histogram::Histogram;
 use corqtt_port::lane::{Receiver, Sender};
 use corqtt_port::store::{Answer, Batch, Store, Token};
 
-use super::book::{Book, Group, only_takes_away};
+use super::book::{Book, Group, only_takes_away, read_for};
 use super::engine::{Engine, EngineError, Result, Table};
 use crate::settings::StorageSync;
 
@@ -39,6 +41,12 @@ const ROOM_PERCENT: u64 = 95;
 const NEVER_INTERVAL: Duration = Duration::from_secs(1);
 /// Operations that are held for the next sync at most; with more it comes early.
 const HELD_OPS_MAX: usize = 100_000;
+
+/// An engine that can't be reached is tried again after this, then twice as long, and so on.
+const AWAY_RETRY: Duration = Duration::from_millis(100);
+const AWAY_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long clients wait for it before what would have to be kept is refused.
+const AWAY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// When the process last said that it lives (wall clock, ms): a row of [`Table::Meta`].
 pub(crate) const ALIVE: &[u8] = b"alive";
@@ -143,6 +151,19 @@ struct Full {
     take_at: Instant,
 }
 
+/// The engine can't be reached.
+struct Away {
+    since: Instant,
+    retry_at: Instant,
+    pause: Duration,
+    batches: Vec<Waiting>,
+    /// What was sent of them and may be there.
+    group: Option<Box<Group>>,
+}
+
+/// Why batches were not committed, and what they change together, if it was sent.
+type NotCommitted = (EngineError, Vec<Waiting>, Option<Box<Group>>);
+
 pub(crate) struct Writer {
     engine: Box<dyn Engine>,
     book: Book,
@@ -153,13 +174,14 @@ pub(crate) struct Writer {
     bytes_max: u64,
     numbers: Arc<StoreNumbers>,
     /// For messages.
-    path: PathBuf,
+    place: String,
     /// In the order in which they came.
     waiting: Vec<Waiting>,
     /// Something that was answered is not on the disk since then.
     unsynced_since: Option<Instant>,
     committed_at: Instant,
     full: Option<Full>,
+    away: Option<Away>,
     /// Looks since the store is above its limit.
     looks_above: Option<u32>,
     /// When the size was last looked at; `None`: something has changed since, and it was long ago.
@@ -178,7 +200,7 @@ pub(crate) struct Parts {
     pub(crate) sync: StorageSync,
     pub(crate) bytes_max: u64,
     pub(crate) numbers: Arc<StoreNumbers>,
-    pub(crate) path: PathBuf,
+    pub(crate) place: String,
 }
 
 impl Writer {
@@ -191,11 +213,12 @@ impl Writer {
             sync: parts.sync,
             bytes_max: parts.bytes_max,
             numbers: parts.numbers,
-            path: parts.path,
+            place: parts.place,
             waiting: Vec::new(),
             unsynced_since: None,
             committed_at: Instant::now(),
             full: None,
+            away: None,
             looks_above: None,
             looked_at: None,
             is_looked_at: false,
@@ -221,8 +244,8 @@ impl Writer {
                 }
             }
             if let Err(error) = self.step(stops) {
-                log::error!(path:% = self.path.display(), error:% = error; "the store failed, and nothing more would be kept: look at the disk and the kernel's log, then run corqtt store check before the next start");
-                panic!("the store in {} failed: {error}", self.path.display());
+                log::error!(store = self.place, error:% = error; "the store failed, and nothing more would be kept: look at where it lies and the logs there, then run corqtt store check before the next start");
+                panic!("the store in {} failed: {error}", self.place);
             }
             if stops {
                 return;
@@ -233,6 +256,9 @@ impl Writer {
     /// How long to wait for something to do.
     fn patience(&self) -> Duration {
         let now = Instant::now();
+        if let Some(away) = &self.away {
+            return away.retry_at.saturating_duration_since(now);
+        }
         if let Some(full) = &self.full {
             return full.retry_at.saturating_duration_since(now);
         }
@@ -264,7 +290,11 @@ impl Writer {
     fn step(&mut self, stops: bool) -> Result<()> {
         let now = Instant::now();
         let is_due = |at: Instant| stops || at <= now;
+        if let Some(away) = self.away.take_if(|away| is_due(away.retry_at)) {
+            self.reach(away)?;
+        }
         match &self.full {
+            _ if self.away.is_some() => {}
             Some(full) if is_due(full.retry_at) => self.retry(now)?,
             Some(_) => {}
             None => {
@@ -285,6 +315,7 @@ impl Writer {
             }
         }
         if self.full.is_none()
+            && self.away.is_none()
             && self.unsynced_since.is_some()
             && (stops || self.sync_at().is_some_and(is_due))
         {
@@ -294,13 +325,18 @@ impl Writer {
                 Err(broken) => return Err(broken),
             }
         }
-        let backlog = operations(&self.waiting);
+        let sent = self
+            .away
+            .as_ref()
+            .map_or(0, |away| operations(&away.batches));
+        let backlog = operations(&self.waiting) + sent;
         self.numbers
             .backlog
             .store(backlog as u64, Ordering::Relaxed);
         if stops && backlog > 0 {
-            log::error!(path:% = self.path.display(), operations = backlog; "the disk is full: what was not acknowledged yet is not kept");
+            log::error!(store = self.place, operations = backlog; "the store takes nothing: what was not acknowledged yet is not kept");
         }
+        self.tell_full();
         self.look(now)
     }
 
@@ -322,44 +358,128 @@ impl Writer {
     /// Everything that waits, as one commit.
     fn commit_waiting(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting = self.try_commit(waiting)?;
+        let left = self.try_commit(waiting)?;
+        // an engine that can't be reached keeps its own
+        self.waiting.splice(0..0, left);
         Ok(())
     }
 
-    /// What is left of the batches: all of them if there is no room, which is noted, else none.
-    fn try_commit(&mut self, mut batches: Vec<Waiting>) -> Result<Vec<Waiting>> {
+    /// What the batches change together.
+    fn gather(&self, batches: &[Waiting]) -> Result<Group> {
+        let ops = || batches.iter().flat_map(|waiting| &waiting.batch.ops);
+        self.engine
+            .fetch(ops().filter_map(read_for).flatten().collect())?;
         let mut group = Group::default();
         let mut edit = self.book.edit(&*self.engine, &mut group);
-        for op in batches.iter().flat_map(|waiting| &waiting.batch.ops) {
+        for op in ops() {
             edit.apply(op)?;
         }
-        let committed = if group.is_empty() {
-            self.book.committed(group);
-            Ok(())
-        } else {
-            self.commit(&batches, group)
+        Ok(group)
+    }
+
+    /// The engine could not be reached; now it may be.
+    fn reach(&mut self, away: Away) -> Result<()> {
+        let Away {
+            since,
+            pause,
+            batches,
+            group,
+            ..
+        } = away;
+        let reached = self.engine.ready().map(drop);
+        let outcome = match reached {
+            Ok(()) => self.commit_group(batches, group),
+            Err(error) => Err((error, batches, group)),
         };
-        match committed {
+        match outcome {
             Ok(()) => {
-                for waiting in &mut batches {
-                    Self::answer(&self.tell, waiting);
-                }
-                Ok(Vec::new())
+                let away_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                log::info!(store = self.place, away_ms = away_ms; "the store is reached again");
+                Ok(())
             }
-            Err(EngineError::Full(why)) => {
-                self.disk_is_full(&why);
-                Ok(batches)
+            Err((EngineError::Away(why), batches, group)) => {
+                log::debug!(store = self.place, error = why; "the store is still not reached");
+                let pause = (pause * 2).min(AWAY_RETRY_MAX);
+                self.away = Some(Away {
+                    since,
+                    retry_at: Instant::now() + pause,
+                    pause,
+                    batches,
+                    group,
+                });
+                Ok(())
             }
-            Err(broken) => Err(broken),
+            Err((error, batches, _)) => {
+                self.waiting.splice(0..0, batches);
+                self.stalls(error)
+            }
         }
     }
 
-    fn commit(&mut self, batches: &[Waiting], mut group: Group) -> Result<()> {
+    /// The engine did not take something that waits; what to do about that.
+    fn stalls(&mut self, error: EngineError) -> Result<()> {
+        match error {
+            EngineError::Full(why) => {
+                self.disk_is_full(&why);
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+
+    /// What is left of the batches: all of them if there is no room, which is noted, else none.
+    fn try_commit(&mut self, batches: Vec<Waiting>) -> Result<Vec<Waiting>> {
+        match self.commit_group(batches, None) {
+            Ok(()) => Ok(Vec::new()),
+            Err((EngineError::Away(why), batches, group)) => {
+                self.is_away(&why, batches, group);
+                Ok(Vec::new())
+            }
+            Err((error, batches, _)) => {
+                self.stalls(error)?;
+                Ok(batches)
+            }
+        }
+    }
+
+    /// Commits batches and tells their shards; `group`: what they change, where that was sent before. Gives both back
+    /// with an error.
+    fn commit_group(
+        &mut self,
+        mut batches: Vec<Waiting>,
+        group: Option<Box<Group>>,
+    ) -> std::result::Result<(), NotCommitted> {
+        let group = match group {
+            Some(group) => *group,
+            None => match self.gather(&batches) {
+                Ok(group) => group,
+                Err(error) => return Err((error, batches, None)),
+            },
+        };
+        if group.is_empty() {
+            self.book.committed(group);
+        } else if let Err((error, group)) = self.commit(&batches, group) {
+            return Err((error, batches, Some(group)));
+        }
+        for waiting in &mut batches {
+            Self::answer(&self.tell, waiting);
+        }
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        batches: &[Waiting],
+        mut group: Group,
+    ) -> std::result::Result<(), (EngineError, Box<Group>)> {
         let alive = super::wall_ms().to_be_bytes();
         group.set(Table::Meta, ALIVE.into(), alive.into());
         let durable = self.sync == StorageSync::Always;
         let begun = Instant::now();
-        self.engine.commit(&mut group.rows(), durable)?;
+        let committed = self.engine.commit(&mut group.rows(), durable);
+        if let Err(error) = committed {
+            return Err((error, Box::new(group)));
+        }
         let now = Instant::now();
         self.numbers.committed(batches, &group, now - begun);
         self.book.committed(group);
@@ -376,21 +496,38 @@ impl Writer {
     /// The clock of those who are connected goes on at the next start from here.
     fn say_alive(&mut self) -> Result<()> {
         let mut has_sessions = false;
-        self.engine.scan(Table::Sessions, &[], &mut |_, _| {
+        let scanned = self.engine.scan(Table::Sessions, &[], &mut |_, _| {
             has_sessions = true;
             ControlFlow::Break(())
-        })?;
+        });
         self.committed_at = Instant::now();
-        if !has_sessions {
-            return Ok(());
-        }
-        match self.commit(&[], Group::default()) {
-            Err(EngineError::Full(why)) => {
-                self.disk_is_full(&why);
+        let said = match scanned {
+            Ok(()) if has_sessions => self
+                .commit(&[], Group::default())
+                .map_err(|(error, group)| (error, Some(group))),
+            Ok(()) => Ok(()),
+            Err(error) => Err((error, None)),
+        };
+        match said {
+            Err((EngineError::Away(why), group)) => {
+                self.is_away(&why, Vec::new(), group);
                 Ok(())
             }
-            other => other,
+            Err((error, _)) => self.stalls(error),
+            Ok(()) => Ok(()),
         }
+    }
+
+    fn is_away(&mut self, why: &str, batches: Vec<Waiting>, group: Option<Box<Group>>) {
+        log::error!(store = self.place, error = why; "the store cannot be reached: acknowledgements wait, and what would have to be kept is refused if that lasts");
+        let now = Instant::now();
+        self.away = Some(Away {
+            since: now,
+            retry_at: now + AWAY_RETRY,
+            pause: AWAY_RETRY,
+            batches,
+            group,
+        });
     }
 
     fn disk_is_full(&mut self, why: &str) {
@@ -398,7 +535,7 @@ impl Writer {
         match &mut self.full {
             Some(full) => full.retry_at = now + FULL_RETRY,
             None => {
-                log::error!(path:% = self.path.display(), error = why; "the disk is full: what would have to be kept is refused until there is room");
+                log::error!(store = self.place, error = why; "the disk is full: what would have to be kept is refused until there is room");
                 self.full = Some(Full {
                     retry_at: now + FULL_RETRY,
                     take_at: now,
@@ -417,7 +554,7 @@ impl Writer {
         if self.opens(true)? {
             self.commit_waiting()?;
             if self.waiting.is_empty() {
-                log::info!(path:% = self.path.display(); "the disk has room again");
+                log::info!(store = self.place; "the disk has room again");
                 self.full = None;
                 self.tell_full();
                 return Ok(());
@@ -443,7 +580,7 @@ impl Writer {
                 }
                 Ok(true)
             }
-            Err(EngineError::Full(_)) => Ok(false),
+            Err(EngineError::Full(_) | EngineError::Away(_)) => Ok(false),
             Err(broken) => Err(broken),
         }
     }
@@ -472,7 +609,7 @@ impl Writer {
     /// Looks at the size now and then, and compares it with the limit.
     fn look(&mut self, now: Instant) -> Result<()> {
         let is_due = self.looked_at.is_none_or(|at| at + LOOK_INTERVAL <= now);
-        if self.is_looked_at || !is_due || self.full.is_some() {
+        if self.is_looked_at || !is_due || self.full.is_some() || self.away.is_some() {
             return Ok(());
         }
         self.looked_at = Some(now);
@@ -511,7 +648,10 @@ impl Writer {
     }
 
     fn tell_full(&mut self) {
-        let is_full = self.full.is_some() || self.looks_above.is_some();
+        let is_gone = |away: &Away| away.since.elapsed() >= AWAY_PATIENCE;
+        let is_full = self.full.is_some()
+            || self.looks_above.is_some()
+            || self.away.as_ref().is_some_and(is_gone);
         if self.told_full != is_full {
             self.told_full = is_full;
             self.numbers.full.store(is_full.into(), Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 import pytest
 
-from harness import V5, V31, V311, VERSION_NAMES, VERSIONS
+from harness import LARGE_DEADLINE, V5, V31, V311, VERSION_NAMES, VERSIONS
 from harness.client import World
 
 QOS = (0, 1, 2)
@@ -246,7 +246,7 @@ def test_large_payloads_both_ways(roomy, version, mebibytes, qos):
     # one after the other: QoS 0 may be shed while more than the out-buffer's limit waits for a reader
     for head in (b"1", b"2"):
         publisher.publish(world.topic(), head + payload, qos)
-        assert subscriber.receive(seconds=30).payload == head + payload
+        assert subscriber.receive(seconds=LARGE_DEADLINE).payload == head + payload
     world.close()
 
 

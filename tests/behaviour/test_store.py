@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from harness import V5, V31, V311, unique
+from harness.redis import Redis, store_flags
 from harness.wire import (
     PUBACK,
     PUBCOMP,
@@ -25,19 +26,19 @@ from harness.wire import (
     will_of,
 )
 
-WAYS = ("redb", "fjall")
+WAYS = ("redb", "fjall", "redis")
 
 
 class Kept:
     """A broker on a store of its own, which `restart` kills and starts again, with another number of shards."""
 
-    def __init__(self, spawn, way, path):
-        self._spawn, self._way, self._path = spawn, way, path
+    def __init__(self, spawn, way, path, redis=None):
+        self._spawn, self._flags = spawn, store_flags(way, path, redis)
         self.broker = None
         self.start(1)
 
     def start(self, shards):
-        flags = (f"--storage-way={self._way}", f"--storage-path={self._path}")
+        flags = self._flags
         self.broker = self._spawn(shards=shards, arguments=flags)
 
     def restart(self, shards=2):
@@ -54,7 +55,15 @@ class Kept:
 def kept(spawn, request, tmp_path):
     if os.environ.get("CORQTT_TEST_DOUBLES"):
         pytest.skip("the doubles keep nothing")
-    return Kept(spawn, request.param, tmp_path / "store")
+    if request.param != "redis":
+        yield Kept(spawn, request.param, tmp_path / "store")
+        return
+    redis = Redis()
+    kept = Kept(spawn, request.param, tmp_path / "store", redis)
+    yield kept
+    # it would wait for redis
+    kept.broker.kill()
+    redis.close()
 
 
 def test_session_subscription_and_queue_survive(kept, version):
@@ -219,6 +228,8 @@ def test_sigterm_keeps_everything(kept):
     assert client.expect_message().payload == b"x"
 
 
+@pytest.mark.parametrize("kept", ("redb", "fjall"), indirect=True)
 def test_a_second_process_is_refused(kept):
+    """Of redis the last one has the store, see test_redis.py."""
     with pytest.raises(AssertionError, match=f"in use by process {kept.broker.process.pid}"):
         kept.start(1)

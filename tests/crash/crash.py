@@ -13,6 +13,7 @@ mostly away, and one comes to see that nothing was lost. At the end everything i
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from harness import V5, V311
 from harness.broker import SpawnedBroker
+from harness.redis import Redis, store_flags
 from harness.wire import (
     CONNACK,
     PUBACK,
@@ -259,10 +261,10 @@ class Result:
 class Run:
     """One store, killed so many times."""
 
-    def __init__(self, way, rounds, seed, crash_at=None, directory=None, drain_seconds=DRAIN_SECONDS):
+    def __init__(self, way, rounds, seed, crash_at=None, flags=(), drain_seconds=DRAIN_SECONDS):
         self.way, self.rounds, self.crash_at = way, rounds, crash_at
         self.random = random.Random(seed)
-        self.directory = directory
+        self.flags = flags
         self.drain_seconds = drain_seconds
         self.publishers = [Publisher("p1", V311), Publisher("p2", V5), Publisher("p3", V5)]
         self.there = [Subscriber("there-1", V5), Subscriber("there-2", V311)]
@@ -275,10 +277,9 @@ class Run:
         return [*self.publishers, *self.there, *self.away]
 
     def start(self, crash_at=None):
-        flags = (f"--storage-way={self.way}", f"--storage-path={self.directory}")
         env = {} if crash_at is None else {"CORQTT_CRASH_AT": crash_at}
         shards = self.random.choice((1, 2, 4))
-        self.broker = SpawnedBroker(conf=CONF, shards=shards, arguments=flags, env=env, level="info")
+        self.broker = SpawnedBroker(conf=CONF, shards=shards, arguments=self.flags, env=env, level="info")
 
     def serve(self, clients, seconds, until=None):
         """Lets these clients do what they do."""
@@ -369,13 +370,16 @@ class Run:
 
 
 def crash(way, rounds, seed, crash_at=None, **settings):
-    with tempfile.TemporaryDirectory(prefix="corqtt-crash-") as directory:
-        return Run(way, rounds, seed, crash_at, Path(directory) / "store", **settings).run()
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="corqtt-crash-"))
+        redis = stack.enter_context(contextlib.closing(Redis())) if way == "redis" else None
+        flags = store_flags(way, Path(directory) / "store", redis)
+        return Run(way, rounds, seed, crash_at, flags, **settings).run()
 
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/crash.sh", description=__doc__.splitlines()[0])
-    parser.add_argument("--store", action="append", choices=("redb", "fjall", "memory"), help="redb and fjall, unless named")
+    parser.add_argument("--store", action="append", choices=("redb", "fjall", "redis", "memory"), help="redb and fjall, unless named")
     parser.add_argument("--rounds", type=int, default=200, help="kills in each run (200)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(1, 1 << 30))
     parser.add_argument("--crash-at", action="append", choices=(*STEPS, "each"), help="ends the process there instead of at a random instant")

@@ -10,7 +10,7 @@ from crash.crash import STEPS, crash
 SEED = int(os.environ.get("CORQTT_CRASH_SEED", "20261126"))
 
 
-@pytest.mark.parametrize("way", ("redb", "fjall"))
+@pytest.mark.parametrize("way", ("redb", "fjall", "redis"))
 def test_nothing_acknowledged_is_lost_at_random_instants(way):
     result = crash(way, rounds=6, seed=SEED)
     assert result.acknowledged > 0

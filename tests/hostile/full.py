@@ -18,13 +18,15 @@ import tempfile
 import threading
 from pathlib import Path
 
-from harness import DEADLINE, Deadline
+from harness import Deadline
 from hostile.attacks import ATTACKS, MIB
 from hostile.stage import ROOT, Attacker, Target, answers, settled, sockets, witnessed
 
 BROKER_CPU, OTHERS_CPU = 0, 1
 RATE = 1000
 WARMUP_SECONDS = 1
+# the attack lasts until the probe has certainly ended
+AFTER_SECONDS = 10
 P99_FACTOR, P99_FLOOR_US = 2.0, 5000.0
 # A turn may take this much CPU time of its thread (seconds).
 TURN_LIMIT = "0.002"
@@ -192,7 +194,7 @@ def measured(target, seconds, result=None):
     try:
         if result is None:
             return probe.p99_us()
-        total = WARMUP_SECONDS + seconds + DEADLINE
+        total = WARMUP_SECONDS + seconds + AFTER_SECONDS
         prefix = ("taskset", "-c", str(OTHERS_CPU), "chrt", "--idle", "0")
         with Attacker(target, at_least=total, seconds=total + 60, prefix=prefix) as attacker:
             answer = probe.p99_us()

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 
-import { connect, startBroker, unique, VERSIONS } from './harness.js';
+import { connect, LARGE_DEADLINE, startBroker, unique, VERSIONS } from './harness.js';
 
 let broker;
 // takes packets up to 16 MiB
@@ -158,7 +158,7 @@ for (const version of VERSIONS) {
           // no block of it is like another, so that a misplaced one shows
           const payload = randomBytes(mebibytes << 20);
           await publisher.publish(topic, payload, { qos });
-          const [message] = await subscriber.receive(1);
+          const [message] = await subscriber.receive(1, LARGE_DEADLINE);
           assert.equal(message.packet.qos, qos);
           assert.equal(message.payload.length, payload.length);
           assert.equal(digest(message.payload), digest(payload));

@@ -12,7 +12,10 @@ import { createInterface } from 'node:readline';
 
 import mqtt from 'mqtt';
 
-const DEADLINE = Number(process.env.CORQTT_TEST_DEADLINE ?? 10) * 1000;
+const DEADLINE = Number(process.env.CORQTT_TEST_DEADLINE ?? 25) * 1000;
+// The same for messages of megabytes. What the kernel of a slow reader has no room for it drops, and TCP sends that again
+// after a timeout that doubles each time.
+export const LARGE_DEADLINE = DEADLINE * 5;
 
 // tcp, tls, mtls, ws, wss, unix, proxy1 or proxy2
 const TRANSPORT = process.env.CORQTT_TEST_TRANSPORT || 'tcp';
@@ -163,12 +166,13 @@ export async function connect(broker, options = {}) {
   );
   client.removeAllListeners('close');
   client.on('error', () => {});
-  const receive = async (count) => {
+  const receive = async (count, milliseconds) => {
     await within(
       (async () => {
         while (inbox.length < count) await new Promise((resolve) => (wake = resolve));
       })(),
       `${count} messages`,
+      milliseconds,
     );
     return inbox.splice(0, count);
   };

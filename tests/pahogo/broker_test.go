@@ -20,7 +20,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
-const deadline = 20 * time.Second
+const deadline = 60 * time.Second
 
 // address of the broker, for all tests of this run.
 var address string

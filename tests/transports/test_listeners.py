@@ -6,7 +6,7 @@ import os
 import pytest
 import yaml
 
-from harness import V5, V311, Deadline, unique
+from harness import LARGE_DEADLINE, V5, V311, Deadline, unique
 from harness.broker import SpawnedBroker
 from harness.client import World
 from harness.transport import LOOPBACK, PROTOCOLS, listener, socket_path
@@ -73,8 +73,8 @@ def test_ten_mebibytes_from_one_transport_to_each(everywhere, transport):
         target = World(endpoint, V5)
         subscriber = target.connect()
         subscriber.subscribe(topic, qos=1)
-        publisher.publish(topic, payload, 1)
-        assert subscriber.receive(seconds=30).payload == payload, f"from {transport} to {endpoint.transport}"
+        assert publisher.publish(topic, payload, 1) == 0
+        assert subscriber.receive(seconds=LARGE_DEADLINE).payload == payload, f"from {transport} to {endpoint.transport}"
         target.close()
     world.close()
 
