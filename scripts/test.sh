@@ -8,6 +8,7 @@
 #   behaviour  paho-mqtt against the broker: {1,2,4} shards x {epoll, glommio}, and the delaying doubles
 #   wire       hand-written bytes against the broker, with both drivers and the doubles
 #   hostile    hostile input and overload, small, on one shard and on two
+#   stores     what each store gives back after a crash, and what happens while redis is away
 #   crash      the broker killed under load and at each step of what is kept before what is sent
 #   mqttjs     MQTT.js
 #   go         paho.mqtt.golang, with the stresser workload
@@ -23,7 +24,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly STAGES=(lint unit behaviour wire hostile crash mqttjs go mosquitto transports browser fuzz)
+readonly STAGES=(lint unit behaviour wire hostile stores crash mqttjs go mosquitto transports browser fuzz)
 # besides TCP
 readonly TRANSPORTS=(tls mtls ws wss unix proxy1 proxy2)
 readonly TARGET=$PWD/target
@@ -57,13 +58,13 @@ main() {
   trap 'exit 143' TERM
   rm -rf "$RESULTS" "$TMPDIR"
   mkdir -p "$RESULTS" "$TMPDIR"
-  if wants behaviour wire hostile crash mqttjs go mosquitto transports browser; then
+  if wants behaviour wire hostile stores crash mqttjs go mosquitto transports browser; then
     step "the broker" cargo build --locked --profile ci --features doubles || finish
   fi
-  if wants behaviour wire hostile crash mosquitto transports browser; then
+  if wants behaviour wire hostile stores crash mosquitto transports browser; then
     step "Python packages" python_and_packages || finish
   fi
-  if wants unit behaviour crash transports; then
+  if wants unit stores crash; then
     step "redis" redis_server || finish
   fi
   for stage in "${STAGES[@]}"; do
@@ -119,6 +120,11 @@ stage_wire() {
 stage_hostile() {
   suite "hostile-1" 1 auto "" hostile
   suite "hostile-2" 2 epoll "" hostile
+}
+
+stage_stores() {
+  suite "stores-epoll" 2 epoll "" stores
+  suite "stores-glommio" 2 glommio "" stores
 }
 
 stage_crash() {
