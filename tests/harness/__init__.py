@@ -7,8 +7,7 @@ import uuid
 
 # How long any awaited fact may take before the test fails (seconds).
 DEADLINE = float(os.environ.get("CORQTT_TEST_DEADLINE", "25"))
-# The same for messages of megabytes. What the kernel of a slow reader has no room for it drops, and TCP sends that again
-# after a timeout that doubles each time.
+# The same for messages of megabytes: clients take their time for these.
 LARGE_DEADLINE = DEADLINE * 5
 
 V31, V311, V5 = 3, 4, 5

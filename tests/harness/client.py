@@ -87,8 +87,15 @@ class Paho(paho.Client):
         return socket.socket(fileno=os.dup(self.socket().fileno()))
 
     @property
-    def has_decrypted(self):
-        """Bytes that TLS took off the socket and paho has not read: no selector knows of them."""
+    def has_more(self):
+        """There is something to read that no selector knows of.
+
+        Bytes that TLS took off the socket and paho has not read, or a packet that paho has read and not handled: it stops
+        after a hundred reads, also when the last of them ended the packet.
+        """
+        packet = self._in_packet
+        if packet["command"] and packet["have_remaining"] and packet["to_process"] == 0:
+            return True
         sock = self.socket()
         sock = getattr(sock, "_socket", sock)
         return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
@@ -106,7 +113,7 @@ class Loop:
             for key, events in self._selector.select(min(deadline.left(), 1)):
                 if events & selectors.EVENT_READ:
                     key.data.loop_read()
-                    while key.data.has_decrypted:
+                    while key.data.has_more:
                         key.data.loop_read()
                 if events & selectors.EVENT_WRITE and key.data.socket() is not None:
                     key.data.loop_write()

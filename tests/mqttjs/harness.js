@@ -13,8 +13,7 @@ import { createInterface } from 'node:readline';
 import mqtt from 'mqtt';
 
 const DEADLINE = Number(process.env.CORQTT_TEST_DEADLINE ?? 25) * 1000;
-// The same for messages of megabytes. What the kernel of a slow reader has no room for it drops, and TCP sends that again
-// after a timeout that doubles each time.
+// The same for messages of megabytes: clients take their time for these.
 export const LARGE_DEADLINE = DEADLINE * 5;
 
 // tcp, tls, mtls, ws, wss, unix, proxy1 or proxy2
