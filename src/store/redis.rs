@@ -82,6 +82,8 @@ pub(crate) struct Redis {
     place: String,
     /// All of this node's keys begin so.
     base: String,
+    /// The names of hash and keys of each table.
+    tables: [(String, String); Table::ALL.len()],
     commit: Script,
     page: Script,
     /// `None` after an error.
@@ -159,10 +161,17 @@ fn client(settings: &RedisSettings) -> redis::RedisResult<Client> {
 impl Redis {
     /// Connects, and takes the store of that node over from whoever wrote to it, unless it is only read.
     pub(crate) fn open(settings: &RedisSettings, node: &str, writes: bool) -> Result<Self> {
+        let base = format!("{}:{node}", settings.prefix);
+        let names = |table: Table| {
+            let hash = format!("{base}:{}", table.name());
+            let keys = format!("{hash}:keys");
+            (hash, keys)
+        };
         let mut redis = Self {
             client: client(settings)?,
             place: place(settings),
-            base: format!("{}:{node}", settings.prefix),
+            tables: Table::ALL.map(names),
+            base,
             commit: Script::new(COMMIT),
             page: Script::new(PAGE),
             link: RefCell::new(None),
@@ -224,12 +233,12 @@ impl Redis {
         format!("{}:writer", self.base)
     }
 
-    fn hash(&self, table: Table) -> String {
-        format!("{}:{}", self.base, table.name())
+    fn hash(&self, table: Table) -> &str {
+        &self.tables[table as usize].0
     }
 
-    fn keys(&self, table: Table) -> String {
-        format!("{}:{}:keys", self.base, table.name())
+    fn keys(&self, table: Table) -> &str {
+        &self.tables[table as usize].1
     }
 
     /// Asks redis. A connection that failed is not used again: an answer may still be on its way.

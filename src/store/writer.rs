@@ -409,21 +409,27 @@ impl Writer {
                 });
                 Ok(())
             }
-            Err((error, batches, _)) => {
-                self.waiting.splice(0..0, batches);
-                self.stalls(error)
+            Err(other) => {
+                let left = self.put_off(other)?;
+                self.waiting.splice(0..0, left);
+                Ok(())
             }
         }
     }
 
-    /// The engine did not take something that waits; what to do about that.
-    fn stalls(&mut self, error: EngineError) -> Result<()> {
+    /// Batches were not committed: they go with what can't be reached, or are given back where there is no room, which
+    /// is noted.
+    fn put_off(&mut self, (error, batches, group): NotCommitted) -> Result<Vec<Waiting>> {
         match error {
+            EngineError::Away(why) => {
+                self.is_away(&why, batches, group);
+                Ok(Vec::new())
+            }
             EngineError::Full(why) => {
                 self.disk_is_full(&why);
-                Ok(())
+                Ok(batches)
             }
-            error => Err(error),
+            broken @ EngineError::Broken(_) => Err(broken),
         }
     }
 
@@ -431,14 +437,7 @@ impl Writer {
     fn try_commit(&mut self, batches: Vec<Waiting>) -> Result<Vec<Waiting>> {
         match self.commit_group(batches, None) {
             Ok(()) => Ok(Vec::new()),
-            Err((EngineError::Away(why), batches, group)) => {
-                self.is_away(&why, batches, group);
-                Ok(Vec::new())
-            }
-            Err((error, batches, _)) => {
-                self.stalls(error)?;
-                Ok(batches)
-            }
+            Err(why) => self.put_off(why),
         }
     }
 
@@ -509,12 +508,8 @@ impl Writer {
             Err(error) => Err((error, None)),
         };
         match said {
-            Err((EngineError::Away(why), group)) => {
-                self.is_away(&why, Vec::new(), group);
-                Ok(())
-            }
-            Err((error, _)) => self.stalls(error),
             Ok(()) => Ok(()),
+            Err((error, group)) => self.put_off((error, Vec::new(), group)).map(drop),
         }
     }
 
