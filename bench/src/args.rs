@@ -117,6 +117,12 @@ const LOAD: &[Flag] = &[
         "subscribers have sessions that survive their connection",
     ),
     flag(
+        "away",
+        "",
+        "",
+        "subscribers with such sessions are gone while it is published, and come back for all of it at the end; a message counts when it is acknowledged",
+    ),
+    flag(
         "payload",
         "BYTES",
         "64",
@@ -446,6 +452,15 @@ pub(crate) const COMMANDS: &[Command] = &[
             TRANSPORT,
             TARGETS,
         ],
+    },
+    Command {
+        name: "fsync",
+        about: "what the disk does by itself: writes with an fdatasync each, as JSON",
+        positional: "DIR",
+        flags: &[&[
+            flag("bytes", "N", "4096", "of each write"),
+            flag("seconds", "SECONDS", "3", "how long"),
+        ]],
     },
     Command {
         name: "certificates",

@@ -124,7 +124,7 @@ pub(crate) fn run(endpoint: &Endpoint, storm: &Storm) -> Result<Figures> {
             if attempt.opening.step(readable, writable, &mut scratch)? {
                 latency.saturating_record(now.saturating_sub(attempt.from_ns).max(1));
                 if let Some(Attempt { opening, .. }) = attempts.remove(&number) {
-                    let link = opening.into_link();
+                    let mut link = opening.into_link();
                     resumed += u64::from(link.is_resumed());
                     link.finish()?;
                 }

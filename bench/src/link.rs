@@ -269,7 +269,7 @@ impl Link {
     }
 
     /// Says goodbye with what is queued; as much as the socket takes.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         self.out.extend_from_slice(&wire::DISCONNECT);
         if !self.layers.is_plain() {
             self.layers.send(&self.out, &mut self.wire)?;
@@ -281,7 +281,7 @@ impl Link {
     }
 
     /// Says goodbye; the broker may have closed first, which is as good.
-    pub(crate) fn close(self) {
+    pub(crate) fn close(mut self) {
         let _ = self.stream.set_nonblocking(false);
         let _ = self.stream.set_write_timeout(Some(ANSWER_WITHIN));
         let _ = self.finish();

@@ -11,7 +11,11 @@
 //! Closed loop: `0 <= sent - completed <= window` messages per publisher, where a message is completed when all its
 //! subscribers have it. Open loop: message k of all publishers is due at `start + k / rate`; it carries that time, so
 //! latency counts every wait, also the one in a generator that was itself held up.
+//!
+//! Subscribers that are away have subscribed and are gone: a message is completed when it is acknowledged. At the end
+//! they come back, and get all of it.
 
+use std::collections::VecDeque;
 use std::mem;
 
 use anyhow::{Context, Result, bail};
@@ -65,6 +69,8 @@ pub(crate) struct Load {
     pub(crate) publish_qos: u8,
     pub(crate) subscribe_qos: u8,
     pub(crate) persistent: bool,
+    /// Persistent subscribers are not there while it is published.
+    pub(crate) away: bool,
     pub(crate) payload_bytes: usize,
     pub(crate) warmup_ns: u64,
     pub(crate) measure_ns: u64,
@@ -80,6 +86,7 @@ impl Load {
 }
 
 /// What one run measured. `delivered` and the costs belong to the measured window, `published` and `faults` to the run.
+/// Of subscribers that are away, `delivered` counts acknowledgements.
 pub(crate) struct Outcome {
     pub(crate) window_ns: u64,
     pub(crate) delivered: u64,
@@ -90,6 +97,10 @@ pub(crate) struct Outcome {
     pub(crate) generator_cpu_ns: u64,
     pub(crate) broker_rss_bytes: Option<u64>,
     pub(crate) latency: Histogram<u64>,
+    /// Of PUBACK and PUBCOMP.
+    pub(crate) ack_latency: Histogram<u64>,
+    /// From the first CONNECT of a subscriber that was away to the last message of all.
+    pub(crate) return_ns: u64,
     pub(crate) faults: Faults,
 }
 
@@ -129,6 +140,8 @@ struct Publisher {
     acked: u64,
     /// PUBRECs seen, QoS 2.
     received: u64,
+    /// When each unacknowledged message was to leave, QoS 1 and 2.
+    unacked: VecDeque<u64>,
     /// Messages that the open-loop schedule has asked for.
     due: u64,
     unacked_max: u64,
@@ -153,6 +166,7 @@ enum Phase {
 
 struct Engine<'a> {
     load: &'a Load,
+    dial: &'a Dial,
     run: u32,
     poller: Poller,
     conns: Vec<Conn>,
@@ -176,6 +190,7 @@ struct Engine<'a> {
     latency_same: (u64, u64),
     latency_from_ns: u64,
     latency_until_ns: u64,
+    ack_latency: Histogram<u64>,
 
     sent: u64,
     delivered: u64,
@@ -184,7 +199,7 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn connect(dial: &Dial, load: &'a Load) -> Result<Self> {
+    fn connect(dial: &'a Dial, load: &'a Load) -> Result<Self> {
         let run = rustix::process::getpid().as_raw_nonzero().get() as u32 ^ clock::now_ns() as u32;
         let (publishers, subscribers) = match load.shape {
             Shape::Pairs { pairs, .. } => (pairs, pairs),
@@ -198,6 +213,7 @@ impl<'a> Engine<'a> {
         let packet_bytes = load.payload_bytes + 128;
         let mut engine = Self {
             load,
+            dial,
             run,
             poller: Poller::new()?,
             conns: Vec::new(),
@@ -219,6 +235,7 @@ impl<'a> Engine<'a> {
             latency_same: (0, 0),
             latency_from_ns: u64::MAX,
             latency_until_ns: u64::MAX,
+            ack_latency: Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)?,
             sent: 0,
             delivered: 0,
             acked: 0,
@@ -231,7 +248,9 @@ impl<'a> Engine<'a> {
             engine.add_publisher(dial, publisher)?;
         }
         for (token, conn) in engine.conns.iter().enumerate() {
-            engine.poller.add(&conn.link, token)?;
+            if !(load.away && conn.subscriber.is_some()) {
+                engine.poller.add(&conn.link, token)?;
+            }
         }
         Ok(engine)
     }
@@ -283,6 +302,9 @@ impl<'a> Engine<'a> {
         };
         let mut link = Link::open(dial, &hello)?;
         link.subscribe(&filters, self.load.subscribe_qos)?;
+        if self.load.away {
+            link.finish()?;
+        }
         let persistent_id = (!clean).then_some(client_id);
         let subscriber = Some(subscriber as usize);
         self.conns.push(Conn {
@@ -341,6 +363,7 @@ impl<'a> Engine<'a> {
             completed: 0,
             acked: 0,
             received: 0,
+            unacked: VecDeque::new(),
             due: 0,
             // one below 65535, so that the id after the last one in use is always free
             unacked_max: receive_maximum.min(if window == 0 {
@@ -365,13 +388,14 @@ impl<'a> Engine<'a> {
         let mut edge_ns = started_ns + self.load.warmup_ns;
         let mut before = (0, None, 0, 0);
         let mut outcome = None;
+        let mut returning_ns = 0;
         let (mut moved, mut moved_at_ns) = (0, started_ns);
         loop {
             let now = clock::now_ns();
             if now >= edge_ns {
                 match phase {
                     Phase::Warmup => {
-                        before = (now, broker_cpu()?, generator.cpu_ns()?, self.delivered);
+                        before = (now, broker_cpu()?, generator.cpu_ns()?, self.counted());
                         self.latency_from_ns = now;
                         edge_ns = now + self.load.measure_ns;
                         phase = Phase::Measure;
@@ -385,7 +409,7 @@ impl<'a> Engine<'a> {
                         self.sending = false;
                         outcome = Some(Outcome {
                             window_ns: now - before.0,
-                            delivered: self.delivered - before.3,
+                            delivered: self.counted() - before.3,
                             published: 0,
                             unsent: 0,
                             broker_cpu_ns: broker_cpu()?
@@ -394,6 +418,8 @@ impl<'a> Engine<'a> {
                             generator_cpu_ns: generator.cpu_ns()?.saturating_sub(before.2),
                             broker_rss_bytes: broker.as_ref().map(Cost::rss_bytes).transpose()?,
                             latency: Histogram::new(3)?,
+                            ack_latency: Histogram::new(3)?,
+                            return_ns: 0,
                             faults: Faults::default(),
                         });
                         edge_ns = u64::MAX;
@@ -405,9 +431,15 @@ impl<'a> Engine<'a> {
             if matches!(phase, Phase::Drain) && self.settled() {
                 break;
             }
+            let is_acked = matches!(phase, Phase::Drain) && self.acked >= self.sent;
+            if self.load.away && is_acked && returning_ns == 0 {
+                returning_ns = now;
+                self.bring_back()?;
+            }
             if self.delivered + self.acked != moved {
                 (moved, moved_at_ns) = (self.delivered + self.acked, now);
-            } else if self.settled() {
+            } else if self.settled() || (self.load.away && self.sending && self.acked >= self.sent)
+            {
                 moved_at_ns = now;
             } else if now - moved_at_ns > self.load.stall_ns {
                 if outcome.is_none() {
@@ -437,7 +469,41 @@ impl<'a> Engine<'a> {
             .sum();
         outcome.faults = self.faults;
         outcome.latency = self.latency.clone();
+        outcome.ack_latency = self.ack_latency.clone();
+        if returning_ns > 0 {
+            outcome.return_ns = clock::now_ns() - returning_ns;
+        }
         Ok(outcome)
+    }
+
+    /// Messages that the run is about.
+    fn counted(&self) -> u64 {
+        if self.load.away {
+            self.acked
+        } else {
+            self.delivered
+        }
+    }
+
+    /// Those who were away come for what has been kept for them.
+    fn bring_back(&mut self) -> Result<()> {
+        for conn in 0..self.conns.len() {
+            let Some(client_id) = self.conns[conn].persistent_id.clone() else {
+                continue;
+            };
+            let hello = Hello {
+                protocol: self.load.protocol,
+                client_id,
+                clean: false,
+                keep_alive_secs: 600,
+            };
+            let link = Link::open(self.dial, &hello)?;
+            self.poller.add(&link, conn)?;
+            self.conns[conn].link = link;
+            // what came right behind CONNACK is no event any more
+            self.read(conn)?;
+        }
+        Ok(())
     }
 
     /// Everything sent has arrived and is acknowledged.
@@ -549,6 +615,9 @@ impl<'a> Engine<'a> {
                 intended_ns,
             );
             publisher.sent += 1;
+            if self.load.publish_qos > 0 {
+                publisher.unacked.push_back(intended_ns);
+            }
         }
         if publisher.sent > before {
             self.sent += publisher.sent - before;
@@ -592,7 +661,7 @@ impl<'a> Engine<'a> {
                 Ok(())
             }
             answer @ (kind::PUBACK | kind::PUBREC | kind::PUBCOMP) => {
-                Ok(self.handle_ack(conn, answer, first, body)?)
+                Ok(self.handle_ack(conn, answer, first, body, now)?)
             }
             kind::DISCONNECT => {
                 bail!(
@@ -653,7 +722,7 @@ impl<'a> Engine<'a> {
 
         let publisher = &mut self.publishers[stamp.publisher as usize];
         let window = publisher.missing.len() as u64;
-        if window > 0 {
+        if window > 0 && !self.load.away {
             publisher.missing[(stamp.sequence % window) as usize] -= 1;
             let completed = publisher.completed;
             while publisher.completed < publisher.sent
@@ -680,6 +749,7 @@ impl<'a> Engine<'a> {
         answer: u8,
         first: u8,
         body: &[u8],
+        now: u64,
     ) -> Result<(), WireError> {
         let (packet_id, reason) = wire::acked(first, body)?;
         let conn = &mut self.conns[index];
@@ -717,6 +787,16 @@ impl<'a> Engine<'a> {
         };
         if ends {
             self.acked += 1;
+            if let Some(intended_ns) = publisher.unacked.pop_front()
+                && intended_ns >= self.latency_from_ns
+                && intended_ns < self.latency_until_ns
+            {
+                let latency = now.saturating_sub(intended_ns).max(1);
+                self.ack_latency.saturating_record(latency);
+            }
+            if self.load.away {
+                publisher.completed += 1;
+            }
             self.mark_ready(publisher_index);
         }
         Ok(())

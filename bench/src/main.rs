@@ -10,6 +10,8 @@
 //!                     link, wire, verify, cost           relay: the floor, a target itself
 //!                       |
 //!           transport: nothing, tls, websocket           disturb -> probe, a load beside it
+//!
+//! fsync: what the disk does by itself
 //! ```
 //!
 //! The generator is one thread on one CPU and shares no code with the broker.
@@ -23,6 +25,7 @@ mod compare;
 mod connect;
 mod cost;
 mod disturb;
+mod fsync;
 mod idle;
 mod link;
 mod load;
@@ -85,6 +88,7 @@ fn run() -> Result<bool> {
         "suite" => run_suite(&args),
         "probe" => run_probe(&args),
         "disturb" => run_disturb(&args),
+        "fsync" => run_fsync(&args),
         "certificates" => make_certificates(&args),
         _ => run_compare(&args),
     }
@@ -125,6 +129,24 @@ fn make_certificates(args: &Args) -> Result<bool> {
         anyhow::bail!("certificates wants one directory");
     };
     certificates::write(Path::new(dir))?;
+    Ok(true)
+}
+
+/// The figures of the disk as one line of JSON.
+fn run_fsync(args: &Args) -> Result<bool> {
+    let [dir] = args.positional.as_slice() else {
+        anyhow::bail!("fsync wants one directory");
+    };
+    let for_ns = scenario::seconds_ns(args, "seconds")?;
+    let outcome = fsync::run(Path::new(dir), args.number("bytes")?, for_ns)?;
+    let micros = |quantile| outcome.latency.value_at_quantile(quantile) as f64 / 1000.0;
+    let figures = json!({
+        "per_s": outcome.per_s,
+        "p50_us": micros(0.5),
+        "p99_us": micros(0.99),
+        "max_us": outcome.latency.max() as f64 / 1000.0,
+    });
+    println!("{figures}");
     Ok(true)
 }
 

@@ -136,7 +136,8 @@ fn parse_load(name: &str, args: &Args) -> Result<Load> {
         protocol: parse_protocol(args)?,
         publish_qos,
         subscribe_qos: args.optional("sub-qos")?.unwrap_or(publish_qos),
-        persistent: args.switch("persistent"),
+        persistent: args.switch("persistent") || args.switch("away"),
+        away: args.switch("away"),
         payload_bytes: args.number("payload")?,
         warmup_ns: seconds_ns(args, "warmup")?,
         measure_ns: seconds_ns(args, "duration")?,
@@ -151,6 +152,21 @@ fn parse_load(name: &str, args: &Args) -> Result<Load> {
         "--payload is from {STAMP_BYTES} bytes to 200 MiB"
     );
     ensure!(load.measure_ns > 0, "--duration is more than nothing");
+    ensure!(
+        !load.away || load.delivery_qos() > 0,
+        "--away is for --qos=1 and 2: nothing else waits for its subscriber"
+    );
+    ensure!(
+        !load.away
+            || !matches!(
+                load.shape,
+                Shape::Pairs {
+                    one_client: true,
+                    ..
+                }
+            ),
+        "--away wants subscribers that are not the publishers: --crossing=half"
+    );
     Ok(load)
 }
 
@@ -283,6 +299,14 @@ fn load_figures(load: &Load, outcome: &load::Outcome) -> Figures {
     figures.put("p99_us", micros(0.99));
     figures.put("p999_us", micros(0.999));
     figures.put("max_us", outcome.latency.max() as f64 / 1000.0);
+    if load.publish_qos > 0 {
+        let micros = |quantile| outcome.ack_latency.value_at_quantile(quantile) as f64 / 1000.0;
+        figures.put("ack_p50_us", micros(0.5));
+        figures.put("ack_p99_us", micros(0.99));
+    }
+    if load.away {
+        figures.put("return_ms", outcome.return_ns as f64 / 1e6);
+    }
     if let Some(rss) = outcome.broker_rss_bytes {
         figures.put("rss_mib", rss as f64 / (1 << 20) as f64);
     }
@@ -295,7 +319,7 @@ fn load_figures(load: &Load, outcome: &load::Outcome) -> Figures {
     if outcome.delivered == 0 {
         figures
             .failures
-            .push("nothing was delivered in the measured window".into());
+            .push("no message counted in the measured window".into());
     }
     figures
 }

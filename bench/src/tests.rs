@@ -117,6 +117,7 @@ fn load(shape: Shape, pace: Pace) -> Load {
         publish_qos: 0,
         subscribe_qos: 0,
         persistent: false,
+        away: false,
         payload_bytes: 64,
         warmup_ns: SECOND_NS / 20,
         measure_ns: SECOND_NS / 10,
