@@ -6,6 +6,8 @@
 #
 #   scripts/crash.sh                         200 kills at random instants for each embedded store
 #   scripts/crash.sh --crash-at=each --rounds=20   at each step of the order in which things are kept and sent
+#   scripts/crash.sh --power=cut             as if the machine had lost its power: what was not synced is dropped or torn
+#   scripts/crash.sh --outage=30              redis is gone for half a minute, the broker is not
 #   scripts/crash.sh --store=redb --seed=N   repeats a run
 #
 # CORQTT_BIN names a binary to take instead of building one.

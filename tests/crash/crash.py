@@ -18,14 +18,17 @@ import json
 import os
 import random
 import selectors
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crash.power import Power
 from harness import V5, V311
-from harness.broker import SpawnedBroker
+from harness.broker import SpawnedBroker, binary
 from harness.redis import Redis, store_flags
 from harness.wire import (
     CONNACK,
@@ -252,18 +255,43 @@ class Result:
     sessions: int = 0
     subscriptions: int = 0
     undelivered: int = 0
+    # sectors and lists of names that the power cuts took
+    dropped: int = 0
     examples: list = field(default_factory=list)
 
     def is_clean(self):
         return not (self.lost or self.doubled or self.misordered or self.sessions or self.subscriptions or self.undelivered)
 
 
+def acknowledged_by(publishers):
+    return set().union(*(each.acknowledged for each in publishers))
+
+
+def judge(result, publishers, subscribers, settled):
+    """Counts what is missing, and what is there too often or too late, when all has been delivered."""
+    acknowledged = acknowledged_by(publishers)
+    result.acknowledged = len(acknowledged)
+    for subscriber in subscribers:
+        lost = sorted(acknowledged - subscriber.counts.keys())
+        doubled = sorted(key for key, count in subscriber.counts.items() if key[1] == 2 and count > 1)
+        result.delivered += sum(subscriber.counts.values())
+        result.lost += len(lost)
+        result.doubled += len(doubled)
+        result.misordered += subscriber.misordered
+        result.examples += [(subscriber.name, "lost", *key) for key in lost[:3]]
+        result.examples += [(subscriber.name, "doubled", *key) for key in doubled[:3]]
+    result.sessions = sum(each.sessions_lost for each in (*publishers, *subscribers))
+    result.undelivered = not settled and not result.lost
+    return result
+
+
 class Run:
     """One store, killed so many times."""
 
-    def __init__(self, way, rounds, seed, crash_at=None, flags=(), drain_seconds=DRAIN_SECONDS):
+    def __init__(self, way, rounds, seed, crash_at=None, flags=(), power=None, drain_seconds=DRAIN_SECONDS):
         self.way, self.rounds, self.crash_at = way, rounds, crash_at
         self.random = random.Random(seed)
+        self.power = power
         self.flags = flags
         self.drain_seconds = drain_seconds
         self.publishers = [Publisher("p1", V311), Publisher("p2", V5), Publisher("p3", V5)]
@@ -279,7 +307,15 @@ class Run:
     def start(self, crash_at=None):
         env = {} if crash_at is None else {"CORQTT_CRASH_AT": crash_at}
         shards = self.random.choice((1, 2, 4))
+        if self.power is not None:
+            self.power.prepare()
+            env |= self.power.env
         self.broker = SpawnedBroker(conf=CONF, shards=shards, arguments=self.flags, env=env, level="info")
+
+    def kill(self):
+        self.broker.kill()
+        if self.power is not None:
+            self.power.cut()
 
     def serve(self, clients, seconds, until=None):
         """Lets these clients do what they do."""
@@ -308,13 +344,10 @@ class Run:
         for publisher in self.publishers:
             publisher.stops = True
 
-        def acknowledged():
-            return set().union(*(each.acknowledged for each in self.publishers))
-
         def done():
             if any(publisher.pending for publisher in self.publishers):
                 return False
-            wanted = acknowledged()
+            wanted = acknowledged_by(self.publishers)
             subscribers = (*self.there, *self.away)
             return all(wanted <= each.counts.keys() and not each.unreleased for each in subscribers)
 
@@ -332,7 +365,7 @@ class Run:
         # everybody has a session and a subscription before the first crash
         self.start()
         self.serve([*self.there, *self.away], 10, lambda: all(each.is_subscribed for each in (*self.there, *self.away)))
-        self.broker.kill()
+        self.kill()
         for number in range(self.rounds):
             crash_at = None
             if self.crash_at is not None:
@@ -347,34 +380,48 @@ class Run:
             self.newcomers.append(Newcomer(f"new-{number}", self.random.choice((V311, V5))))
             clients += self.newcomers[-2:]
             self.serve(clients, self.random.uniform(0.05, 0.5))
-            self.broker.kill()
+            self.kill()
             result.rounds = number + 1
         self.start()
         settled = self.settle()
         self.broker.stop()
-        acknowledged = set().union(*(each.acknowledged for each in self.publishers))
-        result.acknowledged = len(acknowledged)
-        for subscriber in (*self.there, *self.away):
-            lost = sorted(acknowledged - subscriber.counts.keys())
-            doubled = sorted(key for key, count in subscriber.counts.items() if key[1] == 2 and count > 1)
-            result.delivered += sum(subscriber.counts.values())
-            result.lost += len(lost)
-            result.doubled += len(doubled)
-            result.misordered += subscriber.misordered
-            result.examples += [(subscriber.name, "lost", *key) for key in lost[:3]]
-            result.examples += [(subscriber.name, "doubled", *key) for key in doubled[:3]]
-        result.sessions = sum(each.sessions_lost for each in (*self.clients, *self.newcomers))
+        judge(result, self.publishers, (*self.there, *self.away), settled)
+        result.sessions += sum(each.sessions_lost for each in self.newcomers)
         result.subscriptions = sum(each.is_subscribed and not each.has_final for each in self.newcomers)
-        result.undelivered = not settled and not result.lost
+        result.dropped = 0 if self.power is None else self.power.dropped
         return result
 
 
-def crash(way, rounds, seed, crash_at=None, **settings):
+def crash(way, rounds, seed, crash_at=None, power=None, flags=(), **settings):
+    """`power`: "cut" takes with each kill what the process had not synced, with "lies" the disk syncs nothing."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="corqtt-crash-"))
         redis = stack.enter_context(contextlib.closing(Redis())) if way == "redis" else None
-        flags = store_flags(way, Path(directory) / "store", redis)
-        return Run(way, rounds, seed, crash_at, flags, **settings).run()
+        flags = [*store_flags(way, Path(directory) / "store", redis), *flags]
+        cut = Power(Path(directory) / "store", directory, random.Random(seed), syncs=power == "cut") if power else None
+        return Run(way, rounds, seed, crash_at, flags, cut, **settings).run()
+
+
+def crash_at_the_beginning(way, rounds, seed):
+    """Kills the broker, with a power cut, in the first moments of a new store, twice; it opens after that. Nothing if so."""
+    chosen = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="corqtt-crash-") as directory:
+        power = Power(Path(directory) / "store", directory, chosen)
+        command = [binary(), "--shards=1", "--http=off", "--tcp=127.0.0.1:0", *store_flags(way, power.root)]
+        for _ in range(rounds):
+            shutil.rmtree(power.root, ignore_errors=True)
+            for _ in range(2):
+                power.prepare()
+                env = {**os.environ, **power.env}
+                broker = subprocess.Popen(command, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    broker.wait(chosen.uniform(0, 0.1))
+                    return broker.communicate()[0].decode()
+                broker.kill()
+                broker.communicate()
+                power.cut()
+            SpawnedBroker(shards=1, arguments=store_flags(way, power.root)).stop()
+    return ""
 
 
 def main():
@@ -383,16 +430,26 @@ def main():
     parser.add_argument("--rounds", type=int, default=200, help="kills in each run (200)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(1, 1 << 30))
     parser.add_argument("--crash-at", action="append", choices=(*STEPS, "each"), help="ends the process there instead of at a random instant")
+    parser.add_argument("--power", choices=("cut", "lies"), help="cut: what was not synced is dropped or torn; lies: syncs do nothing")
+    parser.add_argument("--sync", help="storage-sync: what is lost then is counted, and fails")
+    parser.add_argument("--outage", type=float, metavar="SECONDS", help="takes redis away for so long instead of killing the broker")
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
+    if asked.outage:
+        from crash.outage import outage
+
+        result, figures = outage(asked.outage)
+        print(json.dumps({**vars(result), **figures}, indent=1))
+        sys.exit(not result.is_clean() or bool(figures["clean_faults"]))
     steps = list(STEPS) if asked.crash_at == ["each"] else asked.crash_at or [None]
     print(f"--seed={asked.seed}", flush=True)
+    flags = [f"--storage-sync={asked.sync}"] if asked.sync else []
     rows, clean = [], True
     for way in asked.store or ("redb", "fjall"):
         for step in steps:
-            result = crash(way, asked.rounds, asked.seed, step)
+            result = crash(way, asked.rounds, asked.seed, step, asked.power, flags)
             clean &= result.is_clean()
-            rows.append({"store": way, "crash_at": step, **vars(result)})
+            rows.append({"store": way, "crash_at": step, "power": asked.power, "sync": asked.sync, **vars(result)})
             line = " ".join(f"{key} {value}" for key, value in vars(result).items() if key != "examples")
             print(f"{way} {step or 'random'}: {line} {'' if result.is_clean() else result.examples}", flush=True)
             if asked.json:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from crash.crash import STEPS, crash
+from crash.crash import STEPS, crash, crash_at_the_beginning
 
 SEED = int(os.environ.get("CORQTT_CRASH_SEED", "20261126"))
 
@@ -22,6 +22,28 @@ def test_nothing_acknowledged_is_lost_at_random_instants(way):
 def test_nothing_acknowledged_is_lost_at_a_step(way, step):
     result = crash(way, rounds=4, seed=SEED, crash_at=step)
     assert result.is_clean(), vars(result)
+
+
+@pytest.mark.parametrize("way", ("redb", "fjall"))
+def test_nothing_acknowledged_is_lost_in_a_power_cut(way):
+    result = crash(way, rounds=8, seed=SEED, power="cut")
+    assert result.dropped > 0
+    assert result.is_clean(), vars(result)
+
+
+@pytest.mark.parametrize("way", ("redb", "fjall"))
+def test_a_crash_while_a_store_is_made_leaves_one_that_opens(way):
+    assert crash_at_the_beginning(way, rounds=8, seed=SEED) == ""
+
+
+@pytest.mark.parametrize("way", ("redb", "fjall"))
+def test_a_sync_that_does_nothing_is_noticed(way):
+    try:
+        result = crash(way, rounds=6, seed=SEED, power="lies", drain_seconds=3)
+    except AssertionError as wrong:
+        assert "cannot be opened" in str(wrong)
+    else:
+        assert result.lost > 0 or result.sessions > 0
 
 
 def test_what_is_lost_is_counted():

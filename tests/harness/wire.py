@@ -374,6 +374,10 @@ class Wire:
             return self._early.popleft()
         return self._read(seconds)
 
+    def buffered(self):
+        """Whether something of what has been read is still to be taken."""
+        return bool(self._early or self._buffer)
+
     def _read(self, seconds=None):
         deadline = Deadline("a packet from the broker", seconds)
         while (found := take_packet(self._buffer, self.version)) is None:

@@ -1058,6 +1058,66 @@ def session_storm(front):
     front.swarm((script for _ in range(front.size["count"])), width=front.size["width"])
 
 
+def numbered(number):
+    return f"{number:08d}".encode()
+
+
+@attack(
+    "queue-return",
+    small={"count": 2000, "window": 50},
+    full={"count": 100_000, "window": 100},
+    limits={"queue-messages": 0, "queue-bytes": 0},
+)
+def queue_return(front):
+    """A session gathers a long queue while its client is away; then that comes back and gets it in order, so many
+    unacknowledged at a time as its Receive Maximum says."""
+    count, window = front.size["count"], front.size["window"]
+    name, topic = unique("hostile-return-"), unique("hostile/return/")
+
+    def come(clean=False, expiry=600):
+        wire = front.wire(V5)
+        block = properties(session_expiry=expiry, receive_maximum=window)
+        return wire, wire.connect(name, clean=clean, keep_alive=0, block=block)
+
+    wire, _ = come(clean=True)
+    wire.subscribe(topic, 1)
+    wire.send(disconnect(V5))
+    wire.close()
+    publisher = front.wire(V5)
+    publisher.connect(keep_alive=0)
+    for first in range(0, count, window):
+        batch = range(first, min(first + window, count))
+        publisher.send(*(publish(V5, topic, numbered(number), qos=1, pid=number - first + 1) for number in batch))
+        for _ in batch:
+            assert publisher.expect(PUBACK).reason == 0
+        if front.stopping():
+            return
+    publisher.close()
+    wire, connack = come()
+    if not connack.resumed:
+        front.fault("the session is gone")
+        return
+    unacknowledged = []
+    for number in range(count):
+        found = wire.expect(PUBLISH)
+        if found.payload != numbered(number):
+            front.fault(f"wanted message {number}, got {found.payload}")
+            return
+        unacknowledged.append(found.pid)
+        if len(unacknowledged) == window:
+            if wire.buffered():
+                # [MQTT5-3.3.4-9]
+                front.fault(f"more than {window} messages are unacknowledged")
+            wire.send(*(ack(PUBACK, pid) for pid in unacknowledged))
+            unacknowledged.clear()
+            if front.stopping():
+                return
+    front.facts["returned"] += count
+    wire.close()
+    ended, _ = come(clean=True, expiry=0)
+    ended.close()
+
+
 def main():
     name, given = sys.argv[1], json.loads(sys.argv[2])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

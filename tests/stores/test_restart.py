@@ -185,19 +185,26 @@ def test_unsubscribe_survives(kept, version):
 
 
 def test_the_time_that_the_broker_was_down_counts(kept):
-    """A session of a second is over; its subscription is nobody's."""
-    name = unique("w")
+    """Sessions of a second are over; their subscriptions are nobody's, and what they had to say at the end is said."""
+    name, topic, watcher_id = unique("w"), unique("t/"), unique("w")
     client, _ = kept.wire(V5, name, **persistent(V5, expiry=1))
     client.close()
-    lasting, _ = kept.wire(V5, unique("w"), **persistent(V5))
-    # its end is known to the broker before it is killed
-    lasting.expect_alive()
+    watcher, _ = kept.wire(V5, watcher_id, **persistent(V5))
+    watcher.subscribe(topic, 1)
+    will = will_of(V5, topic, b"gone", properties(("will_delay", 60)))
+    kept.wire(V5, unique("w"), will=will, **persistent(V5, expiry=1))
+    # the end of the first is known to the broker before it is killed
+    watcher.expect_alive()
     kept.broker.kill()
     # time itself is waited for
     threading.Event().wait(1.1)
     kept.start(2)
     _, connack = kept.wire(V5, name, **persistent(V5))
     assert not connack.resumed
+    watcher, connack = kept.wire(V5, watcher_id, **persistent(V5))
+    assert connack.resumed
+    # [MQTT5-3.1.2-10] the session's end comes before the delay's
+    assert watcher.expect_message().payload == b"gone"
 
 
 def test_a_will_with_a_delay_is_sent_after_the_restart(kept):
