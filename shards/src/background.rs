@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use corqtt_codec::{Message, MessageId, QoS, ReasonCode};
+use corqtt_codec::{Message, MessageId, QoS};
 use corqtt_port::ConnectionKey;
 use corqtt_port::admin::{Answer, Ask, Client, Query, Reply};
 use corqtt_session::{Frame, Grant, Leftover, Outgoing};
@@ -11,9 +11,9 @@ use corqtt_topics::{ClientKey, ShardId};
 
 use crate::connect::Pending;
 use crate::lanes::{ToShard, Waiter};
-use crate::router::{FAN_OUT_INLINE, Routed, Source};
+use crate::router::{FAN_OUT_INLINE, Former, Routed, Source};
 use crate::shard::{Shard, WORK_MAX};
-use crate::wires::{Close, NONE, Stage, Why};
+use crate::wires::{NONE, Stage};
 
 /// A message that still goes to many local subscribers. Its source waits, so nothing overtakes it.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct FanOut {
     pub(crate) position: usize,
     pub(crate) source: Source,
     pub(crate) next: Next,
+    /// The batch that gathers waits for its end.
+    pub(crate) is_one_commit: bool,
     pub(crate) routed: Routed,
 }
 
@@ -56,10 +58,7 @@ pub(crate) enum Job {
     /// Subscriptions of a session that is over; its slot is not used again before.
     End(u32),
     /// Messages that a session left over.
-    Redispatch {
-        left: Leftover,
-        from: Option<ClientKey>,
-    },
+    Redispatch { left: Leftover, from: Former },
     /// Wills of the sessions from this slot on, while the broker goes down.
     Wills(u32),
 }
@@ -161,6 +160,9 @@ impl Shard {
         if end < job.targets.len() {
             return self.fan_outs.push_front(job);
         }
+        if job.is_one_commit {
+            self.keeping.complete();
+        }
         if let Source::Client(key) = job.source
             && let Some(slot) = self.wires.find(key)
         {
@@ -197,22 +199,16 @@ impl Shard {
                     .find(&client_id)
                     .map(|at| Box::new(self.client(at))),
             ),
-            Ask::Disconnect(client_id) => match self.sessions.find(&client_id) {
-                Some(session) => {
-                    let connection = self.sessions.slots[session as usize].connection;
-                    if connection != NONE {
-                        let reason = Some(ReasonCode::ADMINISTRATIVE_ACTION);
-                        let close = Close {
-                            reason,
-                            why: Why::Broker("an operator's order"),
-                            keep_will: true,
-                        };
-                        self.close_soon(connection, close);
-                    }
+            Ask::Disconnect(client_id) => {
+                if self.disconnect(&client_id, "an operator's order") {
                     Answer::Done
+                } else {
+                    Answer::NotHere
                 }
-                None => Answer::NotHere,
-            },
+            }
+            Ask::Ban(client_id) => return self.ban(&client_id, true, query.id, query.reply),
+            Ask::Unban(client_id) => return self.ban(&client_id, false, query.id, query.reply),
+            Ask::Bans => Answer::Bans(self.bans.list()),
             Ask::Publish(message) => {
                 self.publish_own(&message);
                 Answer::Done

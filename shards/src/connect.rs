@@ -410,6 +410,9 @@ impl Shard {
             return self.refuse(slot, ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
         }
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        if self.bans.contains(client_id) {
+            return self.refuse(slot, ReasonCode::BANNED, "its client id is banned");
+        }
         let mut ended = false;
         if let Some(existing) = self.sessions.find(client_id) {
             let owner = &self.sessions.slots[existing as usize];
@@ -518,6 +521,22 @@ impl Shard {
             fresh,
         });
         true
+    }
+
+    /// A CONNECT that got no CONNACK changes nothing: the store is to have the session as it was.
+    pub(crate) fn keep_as_before(&mut self, session: u32) {
+        let state = &self.sessions.slots[session as usize].session;
+        let (version, expiry_secs) = (state.version(), state.session_expiry_secs());
+        let will = state.will().map(kept_will);
+        let at_ms = self.now.wall_ms - state.left_ago_ms(self.now).min(self.now.wall_ms);
+        if self.keep_terms(session, version, expiry_secs, false) {
+            let client_id = self.sessions.slots[session as usize].client_id();
+            self.keeping.push(Op::Will {
+                client_id: client_id.clone(),
+                will,
+            });
+            self.keeping.push(Op::Left { client_id, at_ms });
+        }
     }
 
     fn terms(

@@ -18,6 +18,7 @@ use crate::lanes::{HandOff, ToShard};
 use crate::layers::LayerScratch;
 use crate::limits::Limited;
 use crate::listener::Peer;
+use crate::router::Former;
 use crate::shard::{BULK_WORK, CARRY_BYTES, CLOSE_WORK, READ_BYTES, Shard};
 use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
 
@@ -640,16 +641,16 @@ impl Shard {
         let slot = &mut self.sessions.slots[session as usize];
         debug_assert_eq!(slot.connection, connection);
         slot.connection = NONE;
-        let client = ClientKey(session);
         if !was_live {
             // its CONNACK never left: as if it had not come, but for what that CONNECT ended
             if slot.session.poll_deadline().is_none() && !slot.session.is_persistent() {
                 self.end_session(session);
-            } else if let Some(deadline) = self.sessions.slots[session as usize]
-                .session
-                .poll_deadline()
-            {
-                self.session_deadline(session, deadline.at_ms());
+            } else {
+                let slot = &self.sessions.slots[session as usize];
+                if let Some(deadline) = slot.session.poll_deadline() {
+                    self.session_deadline(session, deadline.at_ms());
+                }
+                self.keep_as_before(session);
             }
             return;
         }
@@ -674,12 +675,18 @@ impl Shard {
             }
             self.declare(session, persistent, false);
             self.spread_interest();
-            let unsent = self.sessions.slots[session as usize]
-                .session
-                .take_unsent_shared();
             self.note_news(session);
-            if !unsent.is_empty() {
-                self.redispatch(unsent, Some(client));
+            let slot = &mut self.sessions.slots[session as usize];
+            // nobody can be given anything where there is no room
+            if !(slot.session.is_kept() && self.keeping.is_full) {
+                let unsent = slot.session.take_unsent_shared();
+                let from = Former::Member {
+                    session,
+                    generation: slot.generation,
+                };
+                if !unsent.is_empty() {
+                    self.redispatch(unsent, from);
+                }
             }
         }
         if let Some(will) = closed.will {
@@ -704,9 +711,11 @@ impl Shard {
         let will = slot.session.take_will();
         let testator = will.as_ref().and_then(|_| self.testator(session));
         let slot = &mut self.sessions.slots[session as usize];
-        if slot.session.is_kept() {
+        let kept = slot.session.is_kept();
+        if kept {
             let client_id = slot.client_id();
             self.keeping.push(Op::SessionEnded { client_id });
+            self.keeping.begin();
         }
         self.meter.inflight_ended(slot.session.inflight_len());
         let unsent = slot.session.into_unsent();
@@ -716,7 +725,7 @@ impl Shard {
             .leave_groups_step(ClientKey(session), MEMBERSHIPS_MAX, &mut self.changes);
         self.sessions.retire(session);
         self.end_subscriptions(session);
-        self.redispatch(unsent, None);
+        self.redispatch(unsent, Former::Ended { kept });
         if let Some(will) = will {
             self.send_will(*will, testator);
         }

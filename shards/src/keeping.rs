@@ -16,12 +16,15 @@ use std::sync::Arc;
 use corqtt_codec::{Message, MessageId, QoS};
 use corqtt_port::store::{self, Answer, Op, Owed, Store, Token};
 use corqtt_session::{Change, Effect, Receipt};
-use corqtt_topics::ShardId;
+use corqtt_topics::{ShardId, Stamp};
 use hashbrown::HashMap;
 
 use crate::lanes::Waiter;
 use crate::shard::Shard;
 use crate::wires::NONE;
+
+/// Retained messages that wait for one commit at most.
+const RETAINED_GATHERED_MAX: usize = 100_000;
 
 /// The shard's side of its store.
 pub(crate) struct Keeping {
@@ -39,6 +42,10 @@ pub(crate) struct Keeping {
     kept: Token,
     /// A batch is on its way.
     outstanding: bool,
+    /// What is to be in one commit and is not complete: the batch that gathers waits for so many.
+    incomplete: u32,
+    /// Retained messages in it.
+    retained: usize,
     /// (token, who waits), ascending.
     waiters: VecDeque<(Token, Waiter)>,
     /// (token, session slot, its generation, what), ascending.
@@ -61,8 +68,8 @@ pub(crate) struct Keeping {
 #[derive(Debug)]
 pub(crate) struct Forward {
     pub(crate) owed: Owed,
-    /// PUBREC, which waits for a mark of each of its shards.
-    pub(crate) waiter: Waiter,
+    /// PUBREC, which waits for a mark of each of its shards; the broker's own messages have none.
+    pub(crate) waiter: Option<Waiter>,
     /// Its publisher is kept: the shards say when they have it.
     pub(crate) recorded: bool,
 }
@@ -146,6 +153,8 @@ impl Keeping {
             next_token: Token(1),
             kept: Token(0),
             outstanding: false,
+            incomplete: 0,
+            retained: 0,
             waiters: VecDeque::new(),
             effects: VecDeque::new(),
             forwards: VecDeque::new(),
@@ -156,6 +165,27 @@ impl Keeping {
             start,
             named: 0,
         }
+    }
+
+    /// The batch that gathers is not handed over before as many [`Keeping::complete`] follow.
+    pub(crate) fn begin(&mut self) {
+        self.incomplete += 1;
+    }
+
+    /// All of something that is to be in one commit is there.
+    pub(crate) fn complete(&mut self) {
+        self.incomplete = self.incomplete.saturating_sub(1);
+    }
+
+    /// False: a retained message can't be kept. Nobody waits for those of QoS 0, so that only this bounds them.
+    pub(crate) fn may_retain(&self) -> bool {
+        !self.is_full && self.retained < RETAINED_GATHERED_MAX
+    }
+
+    /// A retained message for the batch that gathers.
+    pub(crate) fn retain(&mut self, message: Arc<Message>, stamp: Stamp) {
+        self.retained += 1;
+        self.push(Op::Retained { message, stamp });
     }
 
     /// One more operation for the batch that gathers.
@@ -253,7 +283,7 @@ impl Keeping {
 
     /// There is a batch to be handed over.
     pub(crate) fn wants_commit(&self) -> bool {
-        !self.outstanding && !self.ops.is_empty()
+        !self.outstanding && self.incomplete == 0 && !self.ops.is_empty()
     }
 
     /// Something that waited may go on.
@@ -267,12 +297,13 @@ impl Keeping {
     /// The next batch, if there is something for it and none is on its way. `Err`: all of it has gone again, as if it
     /// had been kept.
     fn next_batch(&mut self) -> Option<Result<store::Batch, Token>> {
-        if self.outstanding || self.ops.is_empty() {
+        if !self.wants_commit() {
             return None;
         }
         let token = self.next_token;
         self.next_token.0 += 1;
         self.recent.clear();
+        self.retained = 0;
         let all_gone = self.gone == self.ops.len();
         let ops = std::mem::take(&mut self.ops).into_iter().flatten();
         self.gone = 0;
@@ -477,9 +508,11 @@ impl Shard {
                 true,
                 Some((owed.id, recorded)),
             );
-            lane.wait(item, waiter);
-            let now_ns = self.meter.turns.now_ns();
-            self.meter.waits.lane(usize::from(shard), item, now_ns);
+            if let Some(waiter) = waiter {
+                lane.wait(item, waiter);
+                let now_ns = self.meter.turns.now_ns();
+                self.meter.waits.lane(usize::from(shard), item, now_ns);
+            }
         }
     }
 }

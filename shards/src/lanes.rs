@@ -97,6 +97,14 @@ pub(crate) enum Waiter {
     Mark { to: ShardId, upto: u64 },
     /// Whoever waits for that receipt.
     Receipt(Receipt),
+    /// A message of a shared group is to be kept by a member on another shard, and then no more by this session.
+    Given {
+        session: u32,
+        generation: u32,
+        seq: u64,
+    },
+    /// The next operator who waits for a ban.
+    Ban,
 }
 
 /// The stream to one other shard.

@@ -16,6 +16,7 @@
 
 mod admission;
 mod background;
+mod bans;
 mod config;
 mod connect;
 mod connection;

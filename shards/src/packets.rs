@@ -353,7 +353,7 @@ impl Shard {
         }
         self.keeping.forward(Forward {
             owed,
-            waiter,
+            waiter: Some(waiter),
             recorded,
         });
     }
@@ -409,6 +409,11 @@ impl Shard {
 
     fn handle_disconnect(&mut self, slot: u32, disconnect: &Disconnect<'_>) {
         let session = self.wires.slots[slot as usize].session;
+        // sections 3.14.2.1 and 3.14.2.2.5 say who sends what
+        if !disconnect.reason.is_of_client_disconnect() || disconnect.server_reference.is_some() {
+            let text = "a DISCONNECT that only servers send";
+            return self.violation(slot, ReasonCode::PROTOCOL_ERROR, text);
+        }
         if let Some(secs) = disconnect.session_expiry_secs {
             let secs = secs.min(self.config.capabilities.session_expiry_max_secs);
             let state = &mut self.sessions.slots[session as usize].session;

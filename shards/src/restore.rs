@@ -80,6 +80,7 @@ impl Shard {
                 self.finish_reviving(reviving);
                 self.retained.set(message, stamp);
             }
+            Op::Ban { client_id, .. } => self.bans.restore(client_id),
             // a store gives none of these back
             Op::SessionEnded { .. }
             | Op::Unsubscribed { .. }

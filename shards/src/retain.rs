@@ -248,6 +248,8 @@ impl Shard {
             filter: paging.filter.clone(),
             cursor,
         };
+        // [MQTT-3.3.1-5] [MQTT5-3.3.1-5] behind what this client, or another, has retained before
+        self.lanes[shard].flush();
         self.lanes[shard].send(ToShard::RetainedAsk(ask));
         false
     }

@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use smallvec::SmallVec;
 
 use crate::background::{FanOut, Job, Next};
+use crate::keeping::Forward;
 use crate::lanes::Waiter;
 use crate::limits::Limited;
 use crate::shard::Shard;
@@ -76,6 +77,24 @@ impl Routed {
             ReasonCode::SUCCESS
         } else {
             ReasonCode::NO_MATCHING_SUBSCRIBERS
+        }
+    }
+}
+
+/// Whose messages go to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Former {
+    /// A session that its client has left.
+    Member { session: u32, generation: u32 },
+    /// One that is over; `kept`: the store is told in the batch that gathers, which waits for the last of them.
+    Ended { kept: bool },
+}
+
+impl Former {
+    fn member(self) -> Option<ClientKey> {
+        match self {
+            Self::Member { session, .. } => Some(ClientKey(session)),
+            Self::Ended { .. } => None,
         }
     }
 }
@@ -331,6 +350,11 @@ impl Shard {
         };
         let targets = matches.hits[from..].iter().map(target).collect();
         routed.continues = true;
+        // what tells a repeat is kept with all that it stands for
+        let is_one_commit = self.keeping.records && outgoing.message().qos == QoS::ExactlyOnce;
+        if is_one_commit {
+            self.keeping.begin();
+        }
         if let Source::Client(key) = source
             && let Some(slot) = self.wires.find(key)
         {
@@ -343,6 +367,7 @@ impl Shard {
             position: 0,
             source,
             next,
+            is_one_commit,
             // what it began with has a receipt, the rest waits for the store
             routed: Routed {
                 strict: true,
@@ -530,6 +555,16 @@ impl Shard {
                     crate::crash_point("settled");
                     self.send_mark(to, upto, upto, true);
                 }
+                Waiter::Given {
+                    session,
+                    generation,
+                    seq,
+                } => {
+                    if !refused {
+                        self.give_up(session, generation, seq);
+                    }
+                }
+                Waiter::Ban => self.ban_is_kept(),
                 Waiter::Receipt(_) => {}
             }
         }
@@ -747,12 +782,13 @@ impl Shard {
     }
 
     /// Messages that a member of a shared group leaves over go to another member (section 4.8.2 of 5.0); others end.
-    /// A long queue takes several turns.
-    pub(crate) fn redispatch(&mut self, mut left: Leftover, from: Option<ClientKey>) {
+    /// A long queue takes several turns. The store has each of them all the time: it leaves a member that is still there in
+    /// the commit that brings it to another one, and a session that is over in the commit of all.
+    pub(crate) fn redispatch(&mut self, mut left: Leftover, from: Former) {
         let mut frame = Frame::default();
         for _ in 0..REDISPATCHED_MAX {
             let Some(left) = left.next() else {
-                return;
+                break;
             };
             self.work -= 1;
             let Some(group) = &left.group else {
@@ -771,10 +807,10 @@ impl Shard {
                 strict: true,
                 ..Routed::default()
             };
-            let except: SmallVec<[ClientKey; 1]> = from.into_iter().collect();
+            let except: SmallVec<[ClientKey; 1]> = from.member().into_iter().collect();
             let found =
                 self.deliver_to_group(group, &mut outgoing, publisher, &except, &mut routed)
-                    || (from.is_some()
+                    || (!except.is_empty()
                         && self.deliver_to_group(
                             group,
                             &mut outgoing,
@@ -785,9 +821,38 @@ impl Shard {
             if !found {
                 self.drops.count(DropReason::SessionEnded);
             }
+            if let Former::Member {
+                session,
+                generation,
+            } = from
+                && !routed.refused
+            {
+                let seq = left.seq;
+                match routed.owed.first() {
+                    Some((shard, item)) => {
+                        let waiter = Waiter::Given {
+                            session,
+                            generation,
+                            seq,
+                        };
+                        self.lanes[usize::from(*shard)].wait(*item, waiter);
+                    }
+                    None => self.give_up(session, generation, seq),
+                }
+            }
         }
         if !left.is_empty() {
             self.jobs.push_back(Job::Redispatch { left, from });
+        } else if from == (Former::Ended { kept: true }) {
+            self.keeping.complete();
+        }
+    }
+
+    /// Another member has a message of that session.
+    fn give_up(&mut self, session: u32, generation: u32, seq: u64) {
+        if let Some(slot) = self.sessions.get(session, generation) {
+            slot.session.give_up(seq);
+            self.note_news(session);
         }
     }
 
@@ -799,12 +864,23 @@ impl Shard {
 
     /// Publishes a message as the broker.
     pub(crate) fn publish_own(&mut self, message: &Message) {
-        self.route(
+        let mut routed = self.route(
             message.as_ref(),
             Publisher::default(),
             Source::Broker,
             || Next::Nothing,
         );
+        if let Some(receipt) = routed.receipt {
+            self.keeping.close_receipt(receipt);
+        }
+        if let Some(owed) = routed.held.take() {
+            // behind those of clients that wait for their records
+            self.keeping.forward(Forward {
+                owed: *owed,
+                waiter: None,
+                recorded: false,
+            });
+        }
     }
 
     /// Tells the partition what became of a client. Publishers on other shards wait for persistent sessions; for all of
@@ -880,8 +956,11 @@ impl Shard {
         }
         // what the broker says of itself is said anew after a restart
         if self.keeping.records && !is_system {
-            let message = message.clone();
-            self.keeping.push(Op::Retained { message, stamp });
+            if !message.payload.is_empty() && !self.keeping.may_retain() {
+                self.drops.count(DropReason::StoreFull);
+                return false;
+            }
+            self.keeping.retain(message.clone(), stamp);
         }
         self.retained.set(message, stamp);
         if is_limited {

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use corqtt_session::{AckKey, Session};
-use hashbrown::HashTable;
+use corqtt_topics::Index;
 
 use crate::lanes::Waiter;
 use crate::wires::NONE;
@@ -63,7 +63,7 @@ pub(crate) struct Sessions {
     free: Vec<u32>,
     /// Slots that are neither used nor free.
     retired: usize,
-    by_client: HashTable<u32>,
+    by_client: Index,
     hasher: NameHasher,
 }
 
@@ -73,7 +73,7 @@ impl Sessions {
             slots: Vec::new(),
             free: Vec::new(),
             retired: 0,
-            by_client: HashTable::new(),
+            by_client: Index::new(),
             hasher: NameHasher::new(hash_seed),
         }
     }
@@ -88,11 +88,9 @@ impl Sessions {
     pub(crate) fn find(&self, client_id: &str) -> Option<u32> {
         // [MQTT-3.1.3-2] [MQTT5-3.1.3-2] its id alone says which
         let hash = self.hash(client_id);
-        self.by_client
-            .find(hash, |slot| {
-                self.slots[*slot as usize].session.client_id() == client_id
-            })
-            .copied()
+        self.by_client.find(hash, |slot| {
+            self.slots[slot as usize].session.client_id() == client_id
+        })
     }
 
     /// Adds a session; its client id must not be there.
@@ -122,16 +120,17 @@ impl Sessions {
         }
         let slots = &self.slots;
         self.by_client
-            .insert_unique(hash, slot, |slot| slots[*slot as usize].hash);
+            .insert(hash, slot, |slot| slots[slot as usize].hash);
         slot
     }
 
     /// A session has ended and is found no more; its slot is not used again before [`Sessions::release`].
     pub(crate) fn retire(&mut self, slot: u32) {
-        let hash = self.hash(self.slots[slot as usize].session.client_id());
-        if let Ok(entry) = self.by_client.find_entry(hash, |at| *at == slot) {
-            entry.remove();
-        }
+        let slots = &self.slots;
+        self.by_client
+            .remove(slots[slot as usize].hash, slot, |slot| {
+                slots[slot as usize].hash
+            });
         let old = &mut self.slots[slot as usize];
         old.session = Session::over();
         old.used = false;

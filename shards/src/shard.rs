@@ -26,6 +26,7 @@ use rustix::time::{
 
 use crate::admission::Admission;
 use crate::background::{FanOut, Job};
+use crate::bans::Bans;
 use crate::config::Config;
 use crate::extended::Method;
 use crate::keeping::Keeping;
@@ -52,9 +53,16 @@ pub(crate) const WORK_MAX: i64 = 8_000;
 pub(crate) const BULK_WORK: i64 = 2_000;
 /// Sockets written to in a turn; at one to two microseconds each this is well below a millisecond.
 const FLUSHES_MAX: usize = 512;
+/// What is counted in work or sockets costs several times as much when the kernel has to wake whoever waits at the other
+/// end, or on a slow machine: each half of a turn, taking in and giving out, also ends when it has lasted this long.
+const HALF_TURN_NS: u64 = 500_000;
+/// Sockets written to, or timers, between two looks at the clock.
+const STEPS_PER_LOOK: usize = 8;
+/// Connections closed in each half of a turn even if it has lasted long enough.
+const CLOSES_MIN: usize = 4;
 /// Sockets accepted in a turn; at some ten microseconds each this is below a millisecond.
 const ACCEPTS_MAX: usize = 64;
-/// Timers that fire in a turn even if it has no work left.
+/// Timers that fire in a turn even if it has no work or time left.
 const TIMERS_MIN: usize = 64;
 /// Events taken from the kernel in a turn.
 const EVENTS_MAX: usize = 512;
@@ -150,6 +158,7 @@ pub struct Shard {
     pub(crate) checks_publish: bool,
     pub(crate) checks_subscribe: bool,
     pub(crate) keeping: Keeping,
+    pub(crate) bans: Bans,
     pub(crate) events: Option<Sender<Event>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) publish_rates: PublishRates,
@@ -203,6 +212,8 @@ pub struct Shard {
     taken: Vec<ToShard>,
     events_buffer: Vec<epoll::Event>,
     due: Vec<Timer>,
+    /// When the half of the turn under way is to end ([`numbers::clock_ns`]).
+    half_ends_ns: u64,
     flush_list: Vec<u32>,
 }
 
@@ -262,6 +273,7 @@ impl Shard {
             checks_publish: ports.auth.checks_publish(),
             checks_subscribe: ports.auth.checks_subscribe(),
             auth: ports.auth,
+            bans: Bans::default(),
             keeping: Keeping::new(ports.store, config.shards, config.start),
             events: ports.events,
             admission: ports.admission,
@@ -302,6 +314,7 @@ impl Shard {
             taken: Vec::new(),
             events_buffer: Vec::with_capacity(EVENTS_MAX),
             due: Vec::new(),
+            half_ends_ns: 0,
             flush_list: Vec::new(),
             config,
         };
@@ -426,6 +439,7 @@ impl Shard {
         let now_ns;
         (self.now, now_ns) = clocks();
         self.meter.turns.begin(now_ns, numbers::thread_cpu_ns);
+        self.half_ends_ns = now_ns + HALF_TURN_NS;
         self.work = WORK_MAX;
         self.layer_scratch.handshakes = Duration::ZERO;
         self.accepts = ACCEPTS_MAX;
@@ -682,7 +696,8 @@ impl Shard {
         self.wheel.advance(self.now.mono_ms, &mut due);
         let mut fired = 0;
         for timer in &due {
-            if self.work <= 0 && fired >= TIMERS_MIN {
+            let late = fired % STEPS_PER_LOOK == 0 && self.is_late();
+            if (self.work <= 0 || late) && fired >= TIMERS_MIN {
                 break;
             }
             fired += 1;
@@ -748,6 +763,9 @@ impl Shard {
             }
             self.wires.slots[slot as usize].ready = false;
             self.serve(slot);
+            if self.is_late() {
+                break;
+            }
         }
         self.serve_bulk();
     }
@@ -785,16 +803,32 @@ impl Shard {
         }
     }
 
+    /// This half of the turn has lasted long enough.
+    fn is_late(&self) -> bool {
+        numbers::clock_ns() >= self.half_ends_ns
+    }
+
     fn flush_dirty(&mut self) {
         // what queues refill is work of its own, or a busy shard would never come to it
         self.work = WORK_MAX / 2;
         let mut list = std::mem::take(&mut self.flush_list);
         let count = self.wires.dirty.len().min(FLUSHES_MAX);
-        list.extend(self.wires.dirty.drain(..count));
-        for slot in list.drain(..) {
-            self.wires.slots[slot as usize].dirty = false;
-            self.flush(slot);
+        if count > 0 {
+            self.half_ends_ns = numbers::clock_ns() + HALF_TURN_NS;
         }
+        list.extend(self.wires.dirty.drain(..count));
+        let mut flushed = 0;
+        for slot in &list {
+            self.wires.slots[*slot as usize].dirty = false;
+            self.flush(*slot);
+            flushed += 1;
+            if flushed % STEPS_PER_LOOK == 0 && self.is_late() {
+                break;
+            }
+        }
+        // the others are the first of the next turn
+        let left = list.drain(..).skip(flushed);
+        self.wires.dirty.splice(..0, left);
         self.flush_list = list;
     }
 
@@ -866,7 +900,7 @@ impl Shard {
 
     pub(crate) fn close_connections(&mut self) {
         let mut closed = 0;
-        while self.work > 0 || closed == 0 {
+        while closed == 0 || (self.work > 0 && (closed < CLOSES_MIN || !self.is_late())) {
             let Some((key, close)) = self.closing.pop_front() else {
                 return;
             };

@@ -301,6 +301,8 @@ impl Shard {
                 // [MQTT5-3.2.2-10]
                 qos: options.qos.min(self.config.capabilities.maximum_qos),
                 no_local: options.no_local || (bridge && !filter.is_shared()),
+                // a bridge retains what others have retained
+                retain_as_published: options.retain_as_published || bridge,
                 ..options
             };
             let sub = Subscription {

@@ -137,12 +137,18 @@ impl Broker {
     }
 
     fn with(setup: Setup, change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(setup, change, |_| {})
+    }
+
+    /// `equip` changes what each shard is given.
+    fn on(setup: Setup, change: impl FnOnce(&mut Config), equip: impl Fn(&mut Ports)) -> Self {
         let config = config(setup, change);
         let lanes = (0..setup.shards).map(|_| lane::polled().expect("an eventfd"));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = lanes.unzip();
         let admission = Arc::new(Admission::new(&config));
         let shards = (0..setup.shards).zip(receivers).map(|(shard, inbox)| {
-            let ports = ports(shard, setup, &inboxes, inbox, &admission);
+            let mut ports = ports(shard, setup, &inboxes, inbox, &admission);
+            equip(&mut ports);
             let starting = start(ShardId(shard), &config, ports).expect("a thread");
             starting.wait().expect("a shard")
         });
@@ -736,6 +742,10 @@ fn a_listener_pauses_without_descriptors_and_goes_on() {
     broker.drain(client);
 }
 
+#[path = "shards/bans.rs"]
+mod bans;
+#[path = "shards/commits.rs"]
+mod commits;
 #[path = "shards/limits.rs"]
 mod limits;
 #[path = "shards/turns.rs"]

@@ -206,6 +206,8 @@ pub(crate) fn only_takes_away(op: &Op) -> bool {
             Change::Enqueued { .. } | Change::Received { .. } => false,
         },
         Op::Retained { message, .. } => message.payload.is_empty(),
+        // an operator's order, and small
+        Op::Ban { .. } => true,
         Op::Session { .. } | Op::Will { .. } | Op::Subscribed { .. } | Op::Owed { .. } => false,
     }
 }
@@ -247,7 +249,7 @@ pub(crate) struct Edit<'a> {
 }
 
 impl Edit<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Cow<'_, [u8]>>> {
         match self.group.get(table, key) {
             Some(row) => Ok(row.map(Cow::Borrowed)),
             None => Ok(self.engine.get(table, key)?.map(Cow::Owned)),
@@ -339,6 +341,14 @@ impl Edit<'_> {
                     self.group.stamp = stamp.time;
                     let newest = stamp.time.to_be_bytes();
                     self.group.set(Table::Meta, STAMP.into(), newest.into());
+                }
+            }
+            Op::Ban { client_id, banned } => {
+                let key = client_id.as_bytes();
+                if *banned {
+                    self.group.set(Table::Bans, key.into(), Vec::new());
+                } else {
+                    self.group.remove(Table::Bans, key);
                 }
             }
         }

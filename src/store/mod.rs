@@ -24,7 +24,8 @@ mod rows;
 mod tests;
 mod writer;
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
@@ -44,6 +45,9 @@ use writer::{ALIVE, Handle, Parts, ToWriter, Writer};
 pub(crate) use writer::{StoreNumbers, Tell};
 
 use crate::settings::{RedisSettings, Settings, StorageSettings, StorageSync, StorageWay};
+
+/// Where an embedded store is while it is made.
+const NEW: &str = "NEW";
 
 /// Rows of [`Table::Meta`], each a number of 64 bits.
 const FORMAT: &[u8] = b"format";
@@ -116,7 +120,18 @@ impl Location<'_> {
                 })?;
                 Ok(Box::new(opened))
             }
-            (way, _) => open_engine(way, &self.storage.path),
+            (way, _) => {
+                let path = &self.storage.path;
+                if writes && !exists(way, path) {
+                    create(way, path).with_context(|| {
+                        format!(
+                            "the {way} store in {} cannot be made; look at the disk, or name another --storage-path",
+                            path.display()
+                        )
+                    })?;
+                }
+                open_engine(way, path)
+            }
         }
     }
 }
@@ -137,13 +152,35 @@ fn open_engine(way: StorageWay, path: &Path) -> anyhow::Result<Box<dyn Engine>> 
     })
 }
 
+/// What an embedded store of that kind is, below its path.
+const fn name(way: StorageWay) -> Option<&'static str> {
+    match way {
+        StorageWay::Redb => Some(redb::FILE),
+        StorageWay::Fjall => Some(fjall::DIRECTORY),
+        StorageWay::Memory | StorageWay::Redis => None,
+    }
+}
+
 /// Whether there is a store of that kind.
 fn exists(way: StorageWay, path: &Path) -> bool {
-    match way {
-        StorageWay::Redb => path.join(redb::FILE).exists(),
-        StorageWay::Fjall => path.join(fjall::DIRECTORY).exists(),
-        StorageWay::Memory | StorageWay::Redis => false,
+    name(way).is_some_and(|name| path.join(name).exists())
+}
+
+/// Makes an empty store. It gets its name when it is whole: one that a crash left half made could not be opened.
+fn create(way: StorageWay, path: &Path) -> anyhow::Result<()> {
+    let Some(name) = name(way) else { return Ok(()) };
+    let new = path.join(NEW);
+    if new.exists() {
+        std::fs::remove_dir_all(&new)?;
     }
+    std::fs::create_dir(&new)?;
+    let mut engine = open_engine(way, &new)?;
+    engine.sync()?;
+    drop(engine);
+    sync_names(std::slice::from_ref(&new))?;
+    std::fs::rename(new.join(name), path.join(name))?;
+    std::fs::remove_dir(&new)?;
+    Ok(())
 }
 
 fn stored_number(engine: &dyn Engine, name: &[u8]) -> Result<Option<u64>, EngineError> {
@@ -162,6 +199,30 @@ fn check_format(engine: &dyn Engine, place: &str) -> anyhow::Result<()> {
             rows::FORMAT
         ),
     }
+}
+
+/// The directories that hold the names of a store's files: its own, and those above it up to the first that was there
+/// before.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for above in path.ancestors() {
+        directories.push(above.to_owned());
+        if above.is_dir() {
+            break;
+        }
+    }
+    directories
+}
+
+/// A file whose content is synced may still lose its name in a power cut, and with it everything: fsync(2).
+fn sync_names(directories: &[PathBuf]) -> anyhow::Result<()> {
+    for path in directories {
+        File::open(path)
+            .and_then(|directory| directory.sync_all())
+            .with_context(|| format!("the directory {} cannot be synced", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes the directory of an embedded store where there is none, and takes it for this process.
@@ -221,6 +282,7 @@ pub(crate) fn open<'a>(
     if settings.way == StorageWay::Memory {
         return Ok(None);
     }
+    let names = location.directory().map_or_else(Vec::new, directories);
     let lock = location.directory().map(|path| lock(settings.way, path));
     let lock = lock.transpose()?;
     let place = location.place();
@@ -253,6 +315,7 @@ pub(crate) fn open<'a>(
     }
     .commit(group)
     .with_context(|| format!("the store in {place} cannot be written"))?;
+    sync_names(&names)?;
     Ok(Some(Opened {
         engine,
         book,
@@ -395,7 +458,8 @@ fn whose(op: &Op) -> &str {
         | Op::Subscribed { client_id, .. }
         | Op::Unsubscribed { client_id, .. }
         | Op::Changed { client_id, .. }
-        | Op::Owed { client_id, .. } => client_id,
+        | Op::Owed { client_id, .. }
+        | Op::Ban { client_id, .. } => client_id,
         Op::Retained { message, .. } => &message.topic,
         Op::Settled { .. } => "",
     }

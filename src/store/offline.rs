@@ -19,7 +19,7 @@ use super::rows::{
     self, FlightRow, MessageRow, OwedRow, QueueRow, ReceivedRow, RetainedRow, SessionRow,
     SubscriptionRow, Unreadable, WillRow, decode,
 };
-use super::{Location, check_format, exists, lock};
+use super::{Location, check_format, directories, exists, lock, sync_names};
 use crate::args::StoreCommand;
 
 /// Rows that one commit of a load writes.
@@ -39,6 +39,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<u8> {
     let way = location.storage.way;
     let loads = matches!(command, StoreCommand::Load(_));
+    let names = location.directory().map_or_else(Vec::new, directories);
     // as long as the engine is open
     let _lock = match location.directory() {
         Some(path) if loads || exists(way, path) => Some(lock(way, path)?),
@@ -66,6 +67,7 @@ pub(crate) fn run(
             writeln!(out, "{before} bytes before, {} after", engine.bytes())?;
         }
     }
+    sync_names(&names)?;
     Ok(0)
 }
 
@@ -131,7 +133,12 @@ fn read(table: Table, key: &[u8], value: &[u8]) -> Result<(), Unreadable> {
                 return Err(Unreadable);
             }
         }
-        Table::Bans => {}
+        Table::Bans => {
+            rows::text(key)?;
+            if !value.is_empty() {
+                return Err(Unreadable);
+            }
+        }
     }
     Ok(())
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! * A commit is one script: all of it or nothing. It is refused for a writer of a lower epoch (`start`), so that a
-//!   process which was taken for dead changes nothing any more, and it is a repeat where its number is that of the last one,
-//!   so that a commit whose answer was lost is sent again.
+//!   process which was taken for dead changes nothing any more. A number that is not above the last one is a repeat: a
+//!   commit whose answer was lost is sent again, and what an old connection brings late changes nothing.
 //! * What "kept" means beyond that is up to redis: `appendonly` and `appendfsync`.
 
 use std::cell::{Cell, RefCell};
@@ -17,8 +17,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{
-    Client, Connection, ConnectionLike, ErrorKind, IntoConnectionInfo, RedisError, Script,
-    ServerErrorKind, cmd,
+    Client, Connection, ConnectionLike, ErrorKind, InfoDict, IntoConnectionInfo, RedisError,
+    Script, ServerErrorKind, cmd,
 };
 
 use super::engine::{Each, Engine, EngineError, Result, Row, Table};
@@ -32,27 +32,31 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const PAGE_ROWS: usize = 1_000;
 /// A page ends with the row that brings it to so many bytes.
 const PAGE_BYTES: usize = 1 << 20;
+/// An argument of a commit ends with the row that brings it to so many bytes: redis takes 512 MiB for one.
+const PART_BYTES: usize = 64 << 20;
 
-/// `KEYS`: the writer's, then hash and keys of each table. `ARGV`: epoch, number of the commit, rows as one MessagePack
-/// array of table, key and value or false. Answers what all rows take (bytes), or false if the epoch is over.
+/// `KEYS`: the writer's, then hash and keys of each table. `ARGV`: epoch, number of the commit, rows in one or more
+/// MessagePack arrays of table, key and value or false. Answers what all rows take (bytes), or false if the epoch is over.
 const COMMIT: &str = r"
 local held = redis.call('HMGET', KEYS[1], 'start', 'commit', 'bytes')
 if held[1] ~= ARGV[1] then return false end
-if held[2] == ARGV[2] then return held[3] end
-local rows = cmsgpack.unpack(ARGV[3])
+if tonumber(held[2] or '0') >= tonumber(ARGV[2]) then return held[3] end
 local bytes = tonumber(held[3] or '0')
-for at = 1, #rows, 3 do
-  local hash, keys = KEYS[2 * rows[at] + 2], KEYS[2 * rows[at] + 3]
-  local key, value = rows[at + 1], rows[at + 2]
-  local old = redis.call('HSTRLEN', hash, key)
-  if old > 0 then bytes = bytes - #key - old end
-  if value then
-    redis.call('HSET', hash, key, value)
-    bytes = bytes + #key + #value
-    if old == 0 then redis.call('ZADD', keys, 0, key) end
-  else
-    redis.call('HDEL', hash, key)
-    redis.call('ZREM', keys, key)
+for part = 3, #ARGV do
+  local rows = cmsgpack.unpack(ARGV[part])
+  for at = 1, #rows, 3 do
+    local hash, keys = KEYS[2 * rows[at] + 2], KEYS[2 * rows[at] + 3]
+    local key, value = rows[at + 1], rows[at + 2]
+    local old = redis.call('HSTRLEN', hash, key)
+    if old > 0 then bytes = bytes - #key - old end
+    if value then
+      redis.call('HSET', hash, key, value)
+      bytes = bytes + #key + #value
+      if old == 0 then redis.call('ZADD', keys, 0, key) end
+    else
+      redis.call('HDEL', hash, key)
+      redis.call('ZREM', keys, key)
+    end
   end
 end
 bytes = string.format('%.0f', bytes)
@@ -90,8 +94,10 @@ pub(crate) struct Redis {
     link: RefCell<Option<Connection>>,
     /// The epoch of this writer; 0: it only reads.
     start: u64,
-    /// Commits that were answered.
+    /// Commits that were answered, or refused.
     commits: u64,
+    /// The last one was refused: there was no room.
+    no_room: bool,
     used_bytes: Cell<u64>,
     fetched: RefCell<Fetched>,
 }
@@ -177,6 +183,7 @@ impl Redis {
             link: RefCell::new(None),
             start: 0,
             commits: 0,
+            no_room: false,
             used_bytes: Cell::new(0),
             fetched: RefCell::default(),
         };
@@ -262,9 +269,9 @@ impl Redis {
 
 #[cfg(test)]
 impl Redis {
-    /// As if the connection had broken between the last commit and its answer.
-    pub(crate) fn lose_last_answer(&mut self) {
-        self.commits -= 1;
+    /// As if the connection had broken between the last commits and their answers.
+    pub(crate) fn lose_answers(&mut self, count: u64) {
+        self.commits -= count;
         *self.link.get_mut() = None;
     }
 }
@@ -279,26 +286,55 @@ impl Engine for Redis {
     }
 
     fn room(&self) -> Result<()> {
-        Ok(())
+        if !self.no_room {
+            return Ok(());
+        }
+        // who may not ask finds out with the next commit
+        let memory = self.ask(|link| cmd("INFO").arg("memory").query::<InfoDict>(link));
+        let memory = memory.ok();
+        let number = |name| memory.as_ref()?.get::<u64>(name);
+        match (number("used_memory"), number("maxmemory")) {
+            (Some(used), Some(limit)) if limit > 0 && used >= limit => Err(EngineError::Full(
+                format!("redis has {used} bytes, its maxmemory is {limit}"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn commit(&mut self, rows: &mut dyn Iterator<Item = Row<'_>>, _durable: bool) -> Result<()> {
         self.fetched.get_mut().clear();
         let mut packed = Packed::default();
-        for row in rows {
-            packed.push(row);
+        if self.no_room {
+            // what gives room back has to be the first, or redis refuses it with the rest
+            let rows: Vec<Row<'_>> = rows.collect();
+            let (removed, set): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| row.2.is_none());
+            removed
+                .into_iter()
+                .chain(set)
+                .for_each(|row| packed.push(row));
+        } else {
+            rows.for_each(|row| packed.push(row));
         }
-        if packed.rows == 0 {
+        let parts = packed.finish();
+        if parts.is_empty() {
             return Ok(());
         }
         let mut call = self.commit.key(self.writer());
         for table in Table::ALL {
             call.key(self.hash(table)).key(self.keys(table));
         }
-        call.arg(self.start)
-            .arg(self.commits + 1)
-            .arg(packed.finish());
-        match self.ask(|link| call.invoke::<Option<u64>>(link))? {
+        call.arg(self.start).arg(self.commits + 1);
+        for part in parts {
+            call.arg(part);
+        }
+        let answer = self.ask(|link| call.invoke::<Option<u64>>(link));
+        self.no_room = matches!(answer, Err(EngineError::Full(_)));
+        if self.no_room {
+            // what is sent instead may be something else, and an old connection may still bring this
+            self.commits += 1;
+        }
+        match answer? {
             Some(bytes) => {
                 self.commits += 1;
                 self.used_bytes.set(bytes);
@@ -383,37 +419,52 @@ impl Engine for Redis {
     }
 }
 
-/// Rows as one MessagePack array: `array 32`, then numbers, `str 32` and `false`.
+/// Rows as MessagePack arrays: `array 32`, then numbers, `str 32` and `false`.
 #[derive(Default)]
 struct Packed {
-    bytes: Vec<u8>,
+    parts: Vec<Vec<u8>>,
+    /// Of the last part, whose length is written at the end.
     rows: u32,
 }
 
 impl Packed {
     fn push(&mut self, (table, key, value): Row<'_>) {
+        if self
+            .parts
+            .last()
+            .is_none_or(|part| part.len() >= PART_BYTES)
+        {
+            self.end_part();
+            self.parts.push(vec![0xDD, 0, 0, 0, 0]);
+        }
+        let Some(part) = self.parts.last_mut() else {
+            return;
+        };
         // below 128: a number is itself
-        self.bytes.push(table as u8);
-        self.push_text(key);
+        part.push(table as u8);
+        push_text(part, key);
         match value {
-            Some(value) => self.push_text(value),
-            None => self.bytes.push(0xC2),
+            Some(value) => push_text(part, value),
+            None => part.push(0xC2),
         }
         self.rows += 1;
     }
 
-    fn push_text(&mut self, text: &[u8]) {
-        self.bytes.push(0xDB);
-        self.bytes
-            .extend_from_slice(&(text.len() as u32).to_be_bytes());
-        self.bytes.extend_from_slice(text);
+    fn end_part(&mut self) {
+        if let Some(part) = self.parts.last_mut() {
+            part[1..5].copy_from_slice(&(self.rows * 3).to_be_bytes());
+        }
+        self.rows = 0;
     }
 
-    fn finish(self) -> Vec<u8> {
-        let mut all = Vec::with_capacity(self.bytes.len() + 5);
-        all.push(0xDD);
-        all.extend_from_slice(&(self.rows * 3).to_be_bytes());
-        all.extend_from_slice(&self.bytes);
-        all
+    fn finish(mut self) -> Vec<Vec<u8>> {
+        self.end_part();
+        self.parts
     }
+}
+
+fn push_text(part: &mut Vec<u8>, text: &[u8]) {
+    part.push(0xDB);
+    part.extend_from_slice(&(text.len() as u32).to_be_bytes());
+    part.extend_from_slice(text);
 }

@@ -106,14 +106,19 @@ impl Quiet<'_> {
                 let row: SessionRow<'_> = decode(value)?;
                 let is_over = row.is_over(row.left_at_ms.unwrap_or(alive_at_ms), now_ms);
                 let is_wrong = is_over || row.left_at_ms.is_none();
-                Ok(is_wrong.then_some((rows::text(key)?.to_owned(), is_over)))
+                let client_id = rows::text(key)?.to_owned();
+                Ok(is_wrong.then_some((client_id, row.left_at_ms, is_over)))
             },
-            |edit, (client_id, is_over)| {
-                if !is_over {
-                    return edit.leave(&client_id, alive_at_ms);
+            |edit, (client_id, left_at_ms, is_over)| {
+                // one with a will ends when its shard has it: the will is published then
+                if is_over && edit.get(Table::Wills, client_id.as_bytes())?.is_none() {
+                    cleared.sessions += 1;
+                    return edit.end(&client_id);
                 }
-                cleared.sessions += 1;
-                edit.end(&client_id)
+                match left_at_ms {
+                    None => edit.leave(&client_id, alive_at_ms),
+                    Some(_) => Ok(()),
+                }
             },
         )?;
         self.sweep(
@@ -252,6 +257,11 @@ impl Quiet<'_> {
             let message = Arc::new(row.message.message()?);
             let stamp = row.stamp();
             each(Op::Retained { message, stamp })
+        })?;
+        read_all(&*self.engine, Table::Bans, &[], |key, _| {
+            let client_id = rows::text(key)?.into();
+            let banned = true;
+            each(Op::Ban { client_id, banned })
         })
     }
 

@@ -261,7 +261,7 @@ fn redis_does_a_commit_once_and_for_its_last_writer_only() {
     add(&mut engine, b"1").expect("a commit");
     let bytes = engine.used_bytes();
     assert_eq!(bytes, 4);
-    engine.lose_last_answer();
+    engine.lose_answers(1);
     assert!(matches!(add(&mut engine, b"2"), Err(EngineError::Away(_))));
     engine.ready().expect("it is there");
     // the first one was there, whatever is said now
@@ -273,6 +273,13 @@ fn redis_does_a_commit_once_and_for_its_last_writer_only() {
         (value(&engine), engine.used_bytes()),
         (Some(b"333".into()), 6)
     );
+    // a commit from before, brought late by a connection that was given up
+    engine.lose_answers(2);
+    engine.ready().expect("it is there");
+    add(&mut engine, b"late").expect("it is over");
+    assert_eq!(value(&engine), Some(b"333".into()));
+    add(&mut engine, b"late").expect("it is over");
+    add(&mut engine, b"333").expect("a commit");
 
     let mut next = server.open("node");
     add(&mut next, b"4").expect("the last one writes");
@@ -445,6 +452,17 @@ fn what_expired_meanwhile_is_gone() {
             enqueued("there", 1, message("expired", Some(15_000)), None),
             enqueued("there", 2, message("begun", Some(15_000)), Some(1)),
             enqueued("there", 3, message("lasts", Some(90_000)), None),
+            // its will is published when its shard ends it
+            session("testator", 10),
+            Op::Will {
+                client_id: "testator".into(),
+                will: Some(corqtt_port::store::Will {
+                    message: message("will", None),
+                    delay_secs: 0,
+                    expiry_secs: None,
+                }),
+            },
+            left("testator", 1_000),
             session("connected", 60),
             session("for ever", u32::MAX),
             left("for ever", 0),
@@ -472,7 +490,10 @@ fn what_expired_meanwhile_is_gone() {
                 _ => None,
             })
             .collect();
-        assert_eq!(names, ["connected", "for ever", "there", "stays"]);
+        assert_eq!(
+            names,
+            ["connected", "for ever", "testator", "there", "stays"]
+        );
         let expected = [(2, "begun".to_owned()), (3, "lasts".to_owned())];
         assert_eq!(messages_of(&ops, "there"), expected);
         // its clock does not begin anew at each start

@@ -193,7 +193,7 @@ def test_request_problem_information(broker, wire, limit):
 
 
 def test_bridges_of_mosquitto_do_not_hear_themselves(broker, wire):
-    """Protocol level with bit 0x80 is that level with no-local."""
+    """Protocol level with bit 0x80 is that level with no-local and retain-as-published."""
     for version in (V31, V311):
         topic = unique("t/")
         bridge, other = wire(version), wire(version)
@@ -202,8 +202,10 @@ def test_bridges_of_mosquitto_do_not_hear_themselves(broker, wire):
         bridge.subscribe(topic)
         bridge.publish(topic, b"own")
         bridge.expect_alive()
-        other.publish(topic, b"other")
-        assert bridge.expect_message().payload == b"other"
+        other.publish(topic, b"other", retain=True)
+        message = bridge.expect_message()
+        # and with retain-as-published: the other side retains it too
+        assert (message.payload, message.retain) == (b"other", True)
 
 
 def test_drop_without_disconnect_packet_frees_the_name(mqtt):

@@ -141,6 +141,12 @@ def test_will_bits_without_will(wire, flags, versions):
         expect_no_connection(client, *EITHER)
 
 
+def test_will_bits_without_will_mean_nothing_in_3_1(wire):
+    client = wire(V31)
+    client.send(connect(V31, unique("w"), flags=0x02 | 0x08 | 0x20))
+    assert client.expect(CONNACK).reason == 0
+
+
 def test_will_qos_3(wire, version):
     """[MQTT-3.1.2-14] [MQTT5-3.1.2-12]"""
     client = wire(version)

@@ -244,6 +244,15 @@ case5("auth-unasked", packet(AUTH, 0, b"\x18" + properties(auth_method="x")), (P
 case5("auth-without-method", packet(AUTH, 0, b"\x18\0"))
 case5("auth-empty", packet(AUTH))
 
+for code in (0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x9D, 0xA0):
+    case(f"disconnect-of-a-server-{code:#x}", lambda version, code=code: disconnect(version, code), (PROTOCOL,), ONLY5)
+case(
+    "disconnect-with-server-reference",
+    lambda version: disconnect(version, 0, properties(server_reference="elsewhere")),
+    (PROTOCOL,),
+    ONLY5,
+)
+
 
 @pytest.mark.parametrize(("version", "build", "reasons"), CASES)
 def test_forbidden_packet_ends_the_connection(wire, version, build, reasons):

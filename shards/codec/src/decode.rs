@@ -192,8 +192,8 @@ fn connect(mut reader: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
     // [MQTT-3.1.2-14] [MQTT5-3.1.2-12]
     let will_qos = QoS::from_bits(flags >> 3 & 0b11).ok_or(ErrorKind::QosReserved)?;
     let (has_will, will_retain) = (has(2), has(5));
-    // [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT-3.1.2-15] [MQTT5-3.1.2-11] [MQTT5-3.1.2-13]
-    if !has_will && (will_retain || will_qos != QoS::AtMostOnce) {
+    // [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT-3.1.2-15] [MQTT5-3.1.2-11] [MQTT5-3.1.2-13]; 3.1 disregards them
+    if !has_will && version != Version::V31 && (will_retain || will_qos != QoS::AtMostOnce) {
         return Err(ErrorKind::WillFlags.into());
     }
     let (has_username, has_password) = (has(7), has(6));

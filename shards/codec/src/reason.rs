@@ -120,6 +120,14 @@ impl ReasonCode {
     }
 }
 
+impl ReasonCode {
+    /// One of the codes of DISCONNECT that a client may send (section 3.14.2.1).
+    #[must_use]
+    pub const fn is_of_client_disconnect(self) -> bool {
+        matches!(self.0, 0 | 4 | 0x80..=0x83 | 0x90 | 0x93..=0x99)
+    }
+}
+
 impl std::fmt::Debug for ReasonCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "0x{:02X}", self.0)

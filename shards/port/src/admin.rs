@@ -29,6 +29,13 @@ pub enum Ask {
     Client(Box<str>),
     /// Close a client's connection (0x98).
     Disconnect(Box<str>),
+    /// Refuse a client id from now on (0x8A; before 5.0: 5), and close its connection (0x98). Answered when that is kept, by
+    /// the shard that the client's session would be on.
+    Ban(Box<str>),
+    /// Let it in again. Answered when that is kept.
+    Unban(Box<str>),
+    /// The banned client ids of this shard.
+    Bans,
     /// Publish a message as the broker itself.
     Publish(Arc<Message>),
     /// Publish what the broker says of itself below `$SYS/`, in this order; goes on over several turns where many
@@ -54,8 +61,12 @@ pub enum Answer {
     Client(Option<Box<Client>>),
     /// It is done.
     Done,
-    /// There is no such client on this shard.
+    /// To [`Ask::Bans`], in no order.
+    Bans(Vec<Box<str>>),
+    /// There is no such client, or ban, on this shard.
     NotHere,
+    /// There are too many of them already.
+    NoRoom,
 }
 
 /// Counts by reason; a reason is the value of a label in metrics.

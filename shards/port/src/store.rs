@@ -94,6 +94,13 @@ pub enum Op {
         /// The newest one counts.
         stamp: Stamp,
     },
+    /// A client id is refused from now on, or no more.
+    Ban {
+        /// Which.
+        client_id: Arc<str>,
+        /// It is refused.
+        banned: bool,
+    },
 }
 
 /// What a session was made with.

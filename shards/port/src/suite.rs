@@ -47,6 +47,7 @@ struct Session {
 pub struct Model {
     sessions: BTreeMap<Arc<str>, Session>,
     retained: BTreeMap<String, (Arc<Message>, Stamp)>,
+    bans: BTreeSet<Arc<str>>,
     /// With the publisher and its packet id.
     owed: BTreeMap<MessageId, (Arc<str>, PacketId, Owed)>,
 }
@@ -106,6 +107,13 @@ impl Model {
                     self.retained.remove(&topic);
                 } else {
                     self.retained.insert(topic, (message, stamp));
+                }
+            }
+            Op::Ban { client_id, banned } => {
+                if banned {
+                    self.bans.insert(client_id);
+                } else {
+                    self.bans.remove(&client_id);
                 }
             }
             Op::Owed {
@@ -246,6 +254,9 @@ impl Model {
                 stamp: *stamp,
             });
         }
+        let banned = true;
+        let bans = self.bans.iter().cloned();
+        ops.extend(bans.map(|client_id| Op::Ban { client_id, banned }));
         ops
     }
 }
@@ -509,6 +520,10 @@ impl Maker {
             return Op::Retained { message, stamp };
         }
         let client_id = self.client_id();
+        if self.below(16) == 0 {
+            let banned = self.below(3) > 0;
+            return Op::Ban { client_id, banned };
+        }
         if !self.model.sessions.contains_key(&client_id) {
             return Op::Session {
                 client_id,

@@ -370,6 +370,8 @@ impl Extra {
 pub struct Unsent {
     /// The message.
     pub message: Held,
+    /// Its number in the session.
+    pub seq: u64,
     /// The shared subscription that it was chosen for; `None`: it ends with the session.
     pub group: Option<Arc<str>>,
 }
@@ -416,6 +418,7 @@ impl Flight {
         };
         Some(Unsent {
             message: self.message?,
+            seq: self.seq,
             group,
         })
     }
@@ -425,6 +428,7 @@ impl Queued {
     pub(crate) fn into_unsent(self) -> Unsent {
         Unsent {
             message: self.message,
+            seq: self.seq,
             group: self.extra.group,
         }
     }

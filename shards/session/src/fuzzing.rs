@@ -155,7 +155,11 @@ impl World {
                 6..10 => self.deliver(input),
                 10 => self.release(input),
                 11 => self.pass_time(input),
-                12 => drop(self.session.take_unsent_shared()),
+                12 => {
+                    for unsent in self.session.take_unsent_shared() {
+                        self.session.give_up(unsent.seq);
+                    }
+                }
                 _ => {
                     self.pump(input);
                     self.end_session();

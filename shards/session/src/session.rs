@@ -349,6 +349,21 @@ impl Session {
         self.will.is_some()
     }
 
+    /// The will.
+    #[must_use]
+    pub fn will(&self) -> Option<&Will> {
+        self.will.as_deref()
+    }
+
+    /// How long ago its connection ended, as far as its expiry tells (ms).
+    #[must_use]
+    pub fn left_ago_ms(&self, now: Now) -> u64 {
+        self.expires_at_ms.map_or(0, |at_ms| {
+            let left_ms = at_ms.saturating_sub(now.mono_ms);
+            (u64::from(self.session_expiry_secs) * 1000).saturating_sub(left_ms)
+        })
+    }
+
     /// The will has a delay: it is not published at once when the connection ends.
     #[must_use]
     pub fn will_waits(&self) -> bool {
@@ -479,7 +494,7 @@ impl Session {
     }
 
     /// Takes the messages of shared groups out of the queue: another member may be there to get them. What was begun
-    /// stays with this one `[MQTT5-4.8.2-4]`.
+    /// stays with this one `[MQTT5-4.8.2-4]`. [`Session::give_up`] follows for each when another has it.
     pub fn take_unsent_shared(&mut self) -> Leftover {
         if !self.queue.iter().any(Queued::is_shared) {
             return Leftover::default();
@@ -490,13 +505,15 @@ impl Session {
         self.queue = rest;
         let taken: usize = shared.iter().map(|queued| queued.message().size()).sum();
         self.queue_bytes -= taken;
-        for queued in &shared {
-            self.note_dequeued(queued.seq);
-        }
         Leftover {
             flights: VecDeque::new(),
             queue: shared,
         }
+    }
+
+    /// Another member has a message that was taken out of the queue.
+    pub fn give_up(&mut self, seq: u64) {
+        self.note_dequeued(seq);
     }
 
     /// What the session leaves undelivered when it ends: messages of shared groups may go to another member, if

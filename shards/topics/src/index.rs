@@ -7,8 +7,9 @@ use hashbrown::HashTable;
 /// rehash of a million entries.
 const TABLES: usize = 256;
 
+/// Where in a slab of the owner's something with a given hash is.
 #[derive(Debug)]
-pub(crate) struct Index {
+pub struct Index {
     tables: Box<[HashTable<u32>]>,
 }
 
@@ -19,7 +20,9 @@ fn table_of(hash: u64) -> usize {
 }
 
 impl Index {
-    pub(crate) fn new() -> Self {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             tables: (0..TABLES).map(|_| HashTable::new()).collect(),
         }
@@ -27,19 +30,19 @@ impl Index {
 
     /// The place with this hash for which `is` holds.
     #[inline]
-    pub(crate) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         self.tables[table_of(hash)]
             .find(hash, |at| is(*at))
             .copied()
     }
 
     /// Adds a place that is not in it. `hash_of` gives the hash of any place that is, the new one included.
-    pub(crate) fn insert(&mut self, hash: u64, at: u32, hash_of: impl Fn(u32) -> u64) {
+    pub fn insert(&mut self, hash: u64, at: u32, hash_of: impl Fn(u32) -> u64) {
         self.tables[table_of(hash)].insert_unique(hash, at, |at| hash_of(*at));
     }
 
     /// Takes a place out; `hash_of` as for [`Self::insert`].
-    pub(crate) fn remove(&mut self, hash: u64, at: u32, hash_of: impl Fn(u32) -> u64) {
+    pub fn remove(&mut self, hash: u64, at: u32, hash_of: impl Fn(u32) -> u64) {
         let table = &mut self.tables[table_of(hash)];
         if let Ok(found) = table.find_entry(hash, |other| *other == at) {
             found.remove();

@@ -30,6 +30,7 @@ mod subscription;
 mod trie;
 
 pub use groups::{InvalidStrategy, Strategy};
+pub use index::Index;
 pub use interest::{Interest, ShardId, Want};
 pub use matches::{Choice, GroupHit, Hit, Matches, Publisher};
 pub use partition::Partition;
