@@ -715,17 +715,20 @@ impl Shard {
         if kept {
             let client_id = slot.client_id();
             self.keeping.push(Op::SessionEnded { client_id });
-            self.keeping.begin();
         }
         self.meter.inflight_ended(slot.session.inflight_len());
         let unsent = slot.session.into_unsent();
+        let is_one_commit = kept && unsent.is_shared();
+        if is_one_commit {
+            self.keeping.begin();
+        }
         self.work -= END_WORK;
         // no group chooses it any more
         self.topics
             .leave_groups_step(ClientKey(session), MEMBERSHIPS_MAX, &mut self.changes);
         self.sessions.retire(session);
         self.end_subscriptions(session);
-        self.redispatch(unsent, Former::Ended { kept });
+        self.redispatch(unsent, Former::Ended { is_one_commit });
         if let Some(will) = will {
             self.send_will(*will, testator);
         }

@@ -86,8 +86,8 @@ impl Routed {
 pub(crate) enum Former {
     /// A session that its client has left.
     Member { session: u32, generation: u32 },
-    /// One that is over; `kept`: the store is told in the batch that gathers, which waits for the last of them.
-    Ended { kept: bool },
+    /// One that is over; `is_one_commit`: the batch that tells the store so waits for the last of them.
+    Ended { is_one_commit: bool },
 }
 
 impl Former {
@@ -843,7 +843,11 @@ impl Shard {
         }
         if !left.is_empty() {
             self.jobs.push_back(Job::Redispatch { left, from });
-        } else if from == (Former::Ended { kept: true }) {
+        } else if from
+            == (Former::Ended {
+                is_one_commit: true,
+            })
+        {
             self.keeping.complete();
         }
     }

@@ -422,6 +422,10 @@ impl Flight {
             group,
         })
     }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.extra.group.is_some()
+    }
 }
 
 impl Queued {

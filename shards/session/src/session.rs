@@ -545,6 +545,16 @@ impl Leftover {
     pub fn is_empty(&self) -> bool {
         self.flights.is_empty() && self.queue.is_empty()
     }
+
+    /// Something of it is a shared group's.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        let mut flights = self
+            .flights
+            .iter()
+            .filter_map(|(_, flight)| flight.as_ref());
+        flights.any(Flight::is_shared) || self.queue.iter().any(Queued::is_shared)
+    }
 }
 
 impl Iterator for Leftover {
