@@ -395,18 +395,20 @@ class Run:
 def crash(way, rounds, seed, crash_at=None, power=None, flags=(), **settings):
     """`power`: "cut" takes with each kill what the process had not synced, with "lies" the disk syncs nothing."""
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="corqtt-crash-"))
+        # without symbolic links: power.c compares paths
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corqtt-crash-"))).resolve()
         redis = stack.enter_context(contextlib.closing(Redis())) if way == "redis" else None
-        flags = [*store_flags(way, Path(directory) / "store", redis), *flags]
-        cut = Power(Path(directory) / "store", directory, random.Random(seed), syncs=power == "cut") if power else None
+        flags = [*store_flags(way, directory / "store", redis), *flags]
+        cut = Power(directory / "store", directory, random.Random(seed), syncs=power == "cut") if power else None
         return Run(way, rounds, seed, crash_at, flags, cut, **settings).run()
 
 
 def crash_at_the_beginning(way, rounds, seed):
     """Kills the broker, with a power cut, in the first moments of a new store, twice; it opens after that. Nothing if so."""
     chosen = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="corqtt-crash-") as directory:
-        power = Power(Path(directory) / "store", directory, chosen)
+    with tempfile.TemporaryDirectory(prefix="corqtt-crash-") as made:
+        directory = Path(made).resolve()
+        power = Power(directory / "store", directory, chosen)
         command = [binary(), "--shards=1", "--http=off", "--tcp=127.0.0.1:0", *store_flags(way, power.root)]
         for _ in range(rounds):
             shutil.rmtree(power.root, ignore_errors=True)
