@@ -73,7 +73,7 @@ impl Sessions {
             slots: Vec::new(),
             free: Vec::new(),
             retired: 0,
-            by_client: Index::new(),
+            by_client: Index::default(),
             hasher: NameHasher::new(hash_seed),
         }
     }

@@ -68,7 +68,7 @@ impl Filters {
             hash,
             entries: Slab::default(),
             many: Slab::default(),
-            index: Index::new(),
+            index: Index::default(),
         }
     }
 

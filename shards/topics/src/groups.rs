@@ -162,7 +162,7 @@ impl Groups {
             hash,
             own,
             groups: Slab::default(),
-            index: Index::new(),
+            index: Index::default(),
             strategy,
             strategies: BTreeMap::new(),
         }

@@ -19,15 +19,15 @@ fn table_of(hash: u64) -> usize {
     (hash >> 40) as usize % TABLES
 }
 
-impl Index {
-    /// An empty one.
-    #[must_use]
-    pub fn new() -> Self {
+impl Default for Index {
+    fn default() -> Self {
         Self {
             tables: (0..TABLES).map(|_| HashTable::new()).collect(),
         }
     }
+}
 
+impl Index {
     /// The place with this hash for which `is` holds.
     #[inline]
     pub fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_was_inserted_is_found_until_it_is_removed() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         for at in 0..10_000 {
             index.insert(hash_of(at), at, hash_of);
         }

@@ -72,7 +72,7 @@ impl Trie {
         Self {
             hash,
             nodes,
-            children: Index::new(),
+            children: Index::default(),
             levels: Vec::new(),
             stack: Vec::new(),
         }
