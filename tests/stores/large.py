@@ -2,7 +2,7 @@
 """How long a broker with a large store takes from its start to serving, and what memory; `scripts/restart.sh` runs it.
 
 The store is filled through the broker: persistent sessions that are away, with a thousand messages queued for each, and
-retained messages, a topic each. Then the broker is killed, the kernel is asked to forget what it has read of the disk
+retained messages, a topic each. Then the broker is stopped, the kernel is asked to forget what it has read of the disk
 (which only root may), and the broker starts again. Serving means that a client gets CONNACK. After that, sessions drawn
 at random come back and must get all of theirs in order, and `/metrics` must count all retained messages.
 """
