@@ -199,6 +199,8 @@ pub struct Shard {
     drain_reply: Option<Sender<ShardId>>,
     /// Who waits until the other shards know this one's interest.
     restored_reply: Option<Sender<ShardId>>,
+    /// The shards know the interest of each other; clients may come, timers fire.
+    opened: bool,
     said_goodbye: bool,
     finished: bool,
     listeners: Vec<Listening>,
@@ -306,6 +308,7 @@ impl Shard {
             finished: false,
             listeners: Vec::new(),
             restored_reply: None,
+            opened: false,
             epoll,
             timer,
             timer_ms: u64::MAX,
@@ -330,6 +333,7 @@ impl Shard {
 
     /// Opens all listeners.
     fn listen(&mut self) -> rustix::io::Result<()> {
+        self.opened = true;
         let config = self.config.clone();
         for (index, listener) in config.listeners.iter().enumerate() {
             let Some(fd) = listener.bound.open(self.me.0)? else {
@@ -382,7 +386,7 @@ impl Shard {
     }
 
     fn set_timer(&mut self) {
-        let Some(next_ms) = self.wheel.next_ms() else {
+        let Some(next_ms) = self.wheel.next_ms().filter(|_| self.opened) else {
             return;
         };
         // an earlier one may stay: it wakes the shard once for nothing, which is cheaper than setting it each time
@@ -691,6 +695,10 @@ impl Shard {
     }
 
     fn fire_timers(&mut self) {
+        // what is due after a start waits until the shards know whom the others have for it
+        if !self.opened {
+            return;
+        }
         let mut due = std::mem::take(&mut self.due);
         // behind those that an earlier turn left
         self.wheel.advance(self.now.mono_ms, &mut due);

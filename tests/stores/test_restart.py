@@ -186,13 +186,18 @@ def test_unsubscribe_survives(kept, version):
 
 def test_the_time_that_the_broker_was_down_counts(kept):
     """Sessions of a second are over; their subscriptions are nobody's, and what they had to say at the end is said."""
-    name, topic, watcher_id = unique("w"), unique("t/"), unique("w")
+    name, topic = unique("w"), unique("t/")
     client, _ = kept.wire(V5, name, **persistent(V5, expiry=1))
     client.close()
-    watcher, _ = kept.wire(V5, watcher_id, **persistent(V5))
-    watcher.subscribe(topic, 1)
-    will = will_of(V5, topic, b"gone", properties(("will_delay", 60)))
-    kept.wire(V5, unique("w"), will=will, **persistent(V5, expiry=1))
+    # of each shard some
+    watcher_ids = [unique("w") for _ in range(8)]
+    for watcher_id in watcher_ids:
+        watcher, _ = kept.wire(V5, watcher_id, **persistent(V5))
+        watcher.subscribe(topic, 1)
+    wills = sorted(b"gone %d" % number for number in range(8))
+    for payload in wills:
+        will = will_of(V5, topic, payload, properties(("will_delay", 60)))
+        kept.wire(V5, unique("w"), will=will, will_qos=1, **persistent(V5, expiry=1))
     # the end of the first is known to the broker before it is killed
     watcher.expect_alive()
     kept.broker.kill()
@@ -201,10 +206,11 @@ def test_the_time_that_the_broker_was_down_counts(kept):
     kept.start(2)
     _, connack = kept.wire(V5, name, **persistent(V5))
     assert not connack.resumed
-    watcher, connack = kept.wire(V5, watcher_id, **persistent(V5))
-    assert connack.resumed
-    # [MQTT5-3.1.2-10] the session's end comes before the delay's
-    assert watcher.expect_message().payload == b"gone"
+    for watcher_id in watcher_ids:
+        watcher, connack = kept.wire(V5, watcher_id, **persistent(V5))
+        assert connack.resumed
+        # [MQTT5-3.1.2-10] the session's end comes before the delay's; by every shard, to the subscribers of every one
+        assert sorted(watcher.expect_message().payload for _ in wills) == wills
 
 
 def test_a_will_with_a_delay_is_sent_after_the_restart(kept):
@@ -213,7 +219,7 @@ def test_a_will_with_a_delay_is_sent_after_the_restart(kept):
     watcher_id = unique("w")
     watcher, _ = kept.wire(V5, watcher_id, **persistent(V5))
     watcher.subscribe(topic, 1)
-    kept.wire(V5, unique("w"), will=will, **persistent(V5))
+    kept.wire(V5, unique("w"), will=will, will_qos=1, **persistent(V5))
     kept.restart()
     watcher, connack = kept.wire(V5, watcher_id, **persistent(V5))
     assert connack.resumed
