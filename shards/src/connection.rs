@@ -19,7 +19,7 @@ use crate::layers::LayerScratch;
 use crate::limits::Limited;
 use crate::listener::Peer;
 use crate::router::Former;
-use crate::shard::{BULK_WORK, CARRY_BYTES, CLOSE_WORK, READ_BYTES, Shard};
+use crate::shard::{BULK_WORK, CARRY_BYTES, CLOSE_WORK, READ_BYTES, Shard, WORK_PER_LOOK};
 use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
 
 /// After our goodbye, how long a client may take to close before we do (ms).
@@ -451,9 +451,16 @@ impl Shard {
     fn decode_all(&mut self, slot: u32, bytes: &[u8], whole: Option<&Bytes>) -> Decoded {
         let limit = self.packet_bytes_max();
         let mut used = 0;
+        let mut look_at = self.work - WORK_PER_LOOK;
         loop {
             if self.work <= 0 {
                 return Decoded::Stopped(used);
+            }
+            if self.work < look_at {
+                if self.is_late() {
+                    return Decoded::Stopped(used);
+                }
+                look_at = self.work - WORK_PER_LOOK;
             }
             let connection = &self.wires.slots[slot as usize];
             if connection.stage == Stage::Live

@@ -31,7 +31,7 @@ pub(crate) const REFUSED: &str =
     "a message that a full queue (queue-full: reject) or a limit on retained messages refused";
 
 /// What keeping a retained message costs, in packets or deliveries.
-const RETAIN_WORK: i64 = 8;
+const RETAIN_WORK: i64 = 16;
 
 /// Messages of a queue that are redispatched, or ended, at once.
 const REDISPATCHED_MAX: usize = 256;

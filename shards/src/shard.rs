@@ -58,6 +58,8 @@ const FLUSHES_MAX: usize = 512;
 const HALF_TURN_NS: u64 = 500_000;
 /// Sockets written to, or timers, between two looks at the clock.
 const STEPS_PER_LOOK: usize = 8;
+/// What one connection is worth between two looks at the clock.
+pub(crate) const WORK_PER_LOOK: i64 = 256;
 /// Connections closed in each half of a turn even if it has lasted long enough.
 const CLOSES_MIN: usize = 4;
 /// Sockets accepted in a turn; at some ten microseconds each this is below a millisecond.
@@ -812,7 +814,7 @@ impl Shard {
     }
 
     /// This half of the turn has lasted long enough.
-    fn is_late(&self) -> bool {
+    pub(crate) fn is_late(&self) -> bool {
         numbers::clock_ns() >= self.half_ends_ns
     }
 

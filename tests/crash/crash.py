@@ -51,6 +51,7 @@ CONF = "mqtt:\n  limits:\n    queue-messages: 0\n    queue-bytes: 0\n"
 WINDOW = 10
 # packet ids are used again soon: what a broker remembers of an old one too long shows
 IDS = 40
+# without anything that comes
 DRAIN_SECONDS = 60
 # where a process can be told to end; shards/src/lib.rs says what each is
 STEPS = (
@@ -318,7 +319,7 @@ class Run:
             self.power.cut()
 
     def serve(self, clients, seconds, until=None):
-        """Lets these clients do what they do."""
+        """Lets these clients do what they do, for so long or `until` something; then, as long as anything still comes."""
         with selectors.DefaultSelector() as selector:
             for client in clients:
                 try:
@@ -329,9 +330,12 @@ class Run:
                 selector.register(client.socket, selectors.EVENT_READ, client)
             end = time.monotonic() + seconds
             while selector.get_map() and (left := end - time.monotonic()) > 0:
-                for key, _ in selector.select(min(left, 0.05)):
+                come = selector.select(min(left, 0.05))
+                for key, _ in come:
                     if not key.data.readable():
                         selector.unregister(key.fileobj)
+                if come and until is not None:
+                    end = time.monotonic() + seconds
                 if until is not None and until():
                     break
                 if self.broker.process.poll() is not None:

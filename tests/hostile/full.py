@@ -26,7 +26,7 @@ BROKER_CPU, OTHERS_CPU = 0, 1
 RATE = 1000
 WARMUP_SECONDS = 1
 # the attack lasts until the probe has certainly ended
-AFTER_SECONDS = 10
+AFTER_SECONDS = 4
 P99_FACTOR, P99_FLOOR_US = 2.0, 5000.0
 # A turn may take this much CPU time of its thread (seconds).
 TURN_LIMIT = "0.002"
