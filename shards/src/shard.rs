@@ -540,7 +540,13 @@ impl Shard {
         if self.draining.is_some() {
             return;
         }
+        let mut accepted = 0;
         while self.accepts > 0 {
+            // what is left waits in the kernel, whose event comes again
+            if accepted > 0 && accepted % STEPS_PER_LOOK == 0 && self.is_late() {
+                return;
+            }
+            accepted += 1;
             self.accepts -= 1;
             let listener = &mut self.listeners[index];
             let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
