@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the nodes of a cluster agree on: who is in it, who wants what, and who a client id belongs to.
+//!
+//! ```text
+//!  raft log ─► Entry ─► Machine::apply(index) ─► Answer      to whoever proposed it
+//!                            │                └► Output ...  to this node's shards, in order
+//!                            └► snapshot, Machine::restore
+//! ```
+//!
+//! The [`Machine`] is a plain value: each node applies the same entries in the same order and has the same tables.
+#![forbid(unsafe_code)]
+
+mod entry;
+mod lease;
+mod machine;
+mod raft;
+
+pub use entry::{
+    Boot, Claim, Delta, Entry, InvalidEntry, NodeId, Rows, Timeouts, Want, Will, WillId,
+    decode_entry, encode_entry,
+};
+pub use lease::{Grants, Lease};
+pub use machine::{
+    Answer, ClientRow, InvalidSnapshot, Kind, Machine, NodeRow, Output, Refusal, TableNumbers,
+    Verdict,
+};
+pub use raft::{Applied, InvalidQuestion, Peers, RaftFailure, RaftNode, StartError};

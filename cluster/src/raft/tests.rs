@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
+use openraft::testing::{StoreBuilder, Suite, blank_ent};
+use openraft::{StorageError, Vote};
+
+use super::*;
+use crate::entry::NodeId;
+
+const ME: NodeId = NodeId(NonZeroU64::MIN);
+
+/// A directory of its own, gone with the value.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("corqtt-raft-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn state(directory: &Path) -> StateMachine {
+    StateMachine::open(ME, directory, Box::new(|_| ())).expect("no snapshot, or a good one")
+}
+
+struct Stores;
+
+impl StoreBuilder<Types, LogStore, StateMachine, Directory> for Stores {
+    async fn build(&self) -> Result<(Directory, LogStore, StateMachine), StorageError<u64>> {
+        let directory = Directory::new();
+        let log = LogStore::open(&directory.0).expect("a log");
+        let state = state(&directory.0);
+        Ok((directory, log, state))
+    }
+}
+
+#[test]
+fn log_and_machine_are_what_openraft_expects() {
+    Suite::test_all(Stores).expect("all of its tests pass");
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test)
+}
+
+#[test]
+fn vote_and_entries_are_there_after_a_restart() {
+    let directory = Directory::new();
+    run(async {
+        let mut log = LogStore::open(&directory.0).expect("a log");
+        log.save_vote(&Vote::new(3, 7)).await.expect("a disk");
+        let entries = (1..=20).map(|index| blank_ent(3, 7, index));
+        log.blocking_append(entries).await.expect("a disk");
+        log.truncate(blank_ent::<Types>(3, 7, 16).log_id)
+            .await
+            .expect("it is there");
+        log.purge(blank_ent::<Types>(3, 7, 4).log_id)
+            .await
+            .expect("it is there");
+        log.blocking_append([blank_ent(4, 7, 16)])
+            .await
+            .expect("a disk");
+    });
+    run(async {
+        let mut log = LogStore::open(&directory.0).expect("a log");
+        assert_eq!(
+            log.read_vote().await.expect("a disk"),
+            Some(Vote::new(3, 7))
+        );
+        let state = log.get_log_state().await.expect("a disk");
+        assert_eq!(state.last_purged_log_id.map(|id| id.index), Some(4));
+        assert_eq!(state.last_log_id, Some(blank_ent::<Types>(4, 7, 16).log_id));
+        let entries = log.try_get_log_entries(..).await.expect("a disk");
+        let indexes: Vec<u64> = entries.iter().map(|entry| entry.log_id.index).collect();
+        assert_eq!(indexes, (5..=16).collect::<Vec<u64>>());
+    });
+}
+
+#[test]
+fn a_second_process_does_not_get_the_log() {
+    let directory = Directory::new();
+    let _log = LogStore::open(&directory.0).expect("a log");
+    let error = LogStore::open(&directory.0).expect_err("it is in use");
+    assert!(
+        error.to_string().contains("log.redb cannot be opened"),
+        "{error}"
+    );
+}
