@@ -577,7 +577,10 @@ pub(crate) fn invalid() -> Vec<Invalid> {
     row("level 4 of MQIsdp", V31, b"\x10\x0f\x00\x06MQIsdp\x04\x02\x00\x3c\x00\x01c", E::ProtocolVersion);
     row("level 6", V5, b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01c", E::ProtocolVersion);
     row("level 0", V5, b"\x10\x0e\x00\x04MQTT\x00\x02\x00\x3c\x00\x00\x01c", E::ProtocolVersion);
+    row("level 5 of MQIsdp", V5, b"\x10\x10\x00\x06MQIsdp\x05\x02\x00\x3c\x00\x00\x01c", E::ProtocolVersion);
+    row("lower case", V31, b"\x10\x0f\x00\x06mqisdp\x03\x02\x00\x3c\x00\x01c", E::ProtocolVersion);
     row("lower case", V311, b"\x10\x0d\x00\x04mqtt\x04\x02\x00\x3c\x00\x01c", E::ProtocolVersion);
+    row("lower case", V5, b"\x10\x0e\x00\x04mqtt\x05\x02\x00\x3c\x00\x00\x01c", E::ProtocolVersion);
     // [MQTT-3.1.2-3] [MQTT5-3.1.2-3]
     row("reserved connect flag", V311, b"\x10\x0d\x00\x04MQTT\x04\x03\x00\x3c\x00\x01c", E::ReservedBits);
     row("reserved connect flag", V5, b"\x10\x0e\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x01c", E::ReservedBits);
