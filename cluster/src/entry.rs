@@ -25,7 +25,7 @@ impl NodeId {
 pub struct Boot(pub u64);
 
 /// What nodes want of one filter: a whole truth, as between shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Want {
     /// Of a plain filter.
     Plain {
@@ -100,6 +100,8 @@ pub enum Delta {
     WillSent {
         /// Which.
         id: WillId,
+        /// Whose.
+        client_id: CompactString,
     },
 }
 

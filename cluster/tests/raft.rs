@@ -12,9 +12,18 @@ use corqtt_quic::{Arrival, Endpoint, Identity, Knock};
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// How often a node dials a peer that is not there, and looks whether it leads alone.
+const PERIOD: Duration = Duration::from_millis(20);
 
 fn id(number: u64) -> NodeId {
     NodeId::new(number).expect("it is not 0")
+}
+
+fn ban(client_id: &str) -> Entry {
+    Entry::Ban {
+        client_id: client_id.into(),
+        is_banned: true,
+    }
 }
 
 /// A directory of its own, gone with the value.
@@ -95,13 +104,14 @@ async fn serve(endpoint: Arc<Endpoint>, raft: RaftNode) {
 }
 
 async fn keep_link(endpoint: Arc<Endpoint>, peers: Arc<Peers>, peer: NodeId, address: SocketAddr) {
+    let mut tries = tokio::time::interval(PERIOD);
     loop {
+        tries.tick().await;
         if let Ok(link) = endpoint.dial(address, b"").await {
             peers.set(peer, link.clone());
             link.closed().await;
             peers.remove(peer);
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -147,9 +157,10 @@ impl Node {
         }
         let watched = raft.clone();
         tasks.spawn(async move {
+            let mut checks = tokio::time::interval(PERIOD);
             loop {
+                checks.tick().await;
                 watched.check_quorum(Instant::now()).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
         Self {
@@ -168,11 +179,7 @@ impl Node {
     }
 
     async fn ban(&self, client_id: &str) -> Result<Answer, RaftFailure> {
-        let entry = Entry::Ban {
-            client_id: client_id.into(),
-            is_banned: true,
-        };
-        self.raft.propose(&entry, LIMIT).await
+        self.raft.propose(&ban(client_id), LIMIT).await
     }
 
     fn bans(&self) -> Vec<String> {
@@ -187,9 +194,10 @@ impl Node {
 /// Waits for a fact.
 async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
     while !is() {
         assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        looks.tick().await;
     }
 }
 
@@ -246,6 +254,12 @@ impl Cluster {
         node.expect("it runs").stop().await;
     }
 
+    async fn stop_all(&mut self) {
+        for number in 1..=3 {
+            self.stop(number).await;
+        }
+    }
+
     fn running(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().flatten()
     }
@@ -287,9 +301,7 @@ fn what_any_node_proposes_all_nodes_have() {
             assert_eq!(node.raft.members().0, [id(1), id(2), id(3)]);
             assert_eq!(node.raft.found().await, Err(RaftFailure::Founded));
         }
-        for number in 1..=3 {
-            cluster.stop(number).await;
-        }
+        cluster.stop_all().await;
     });
 }
 
@@ -316,9 +328,7 @@ fn two_of_three_go_on_and_the_third_catches_up_from_its_disk() {
         cluster.all_have(&["before", "without"]).await;
         cluster.node(1).ban("after").await.expect("it is agreed on");
         cluster.all_have(&["before", "without", "after"]).await;
-        for number in 1..=3 {
-            cluster.stop(number).await;
-        }
+        cluster.stop_all().await;
     });
 }
 
@@ -335,10 +345,7 @@ fn a_leader_that_was_alone_goes_on_when_another_one_is_back() {
         cluster.stop(2).await;
         cluster.stop(3).await;
         // its log is longer than theirs from now on: nobody else can be elected
-        let entry = Entry::Ban {
-            client_id: "alone".into(),
-            is_banned: true,
-        };
+        let entry = ban("alone");
         let alone = cluster
             .node(1)
             .raft
@@ -349,9 +356,7 @@ fn a_leader_that_was_alone_goes_on_when_another_one_is_back() {
         assert_eq!(cluster.node(2).ban("after").await, Ok(Answer::Done));
         cluster.start(3).await;
         cluster.all_have(&["before", "alone", "after"]).await;
-        for number in 1..=3 {
-            cluster.stop(number).await;
-        }
+        cluster.stop_all().await;
     });
 }
 
@@ -372,10 +377,7 @@ fn one_of_three_agrees_on_nothing_and_all_go_on_from_their_disks() {
             alone.confirmed_index(short).await,
             Err(RaftFailure::NoLeader)
         );
-        let entry = Entry::Ban {
-            client_id: "alone".into(),
-            is_banned: true,
-        };
+        let entry = ban("alone");
         assert_eq!(
             alone.propose(&entry, short).await,
             Err(RaftFailure::NoLeader)
@@ -394,8 +396,6 @@ fn one_of_three_agrees_on_nothing_and_all_go_on_from_their_disks() {
             })
             .await;
         }
-        for number in 1..=3 {
-            cluster.stop(number).await;
-        }
+        cluster.stop_all().await;
     });
 }

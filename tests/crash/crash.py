@@ -51,7 +51,7 @@ CONF = "mqtt:\n  limits:\n    queue-messages: 0\n    queue-bytes: 0\n"
 WINDOW = 10
 # packet ids are used again soon: what a broker remembers of an old one too long shows
 IDS = 40
-# without anything that comes
+# how long nothing may come (in outage.py: how long all of it may take)
 DRAIN_SECONDS = 60
 # where a process can be told to end; shards/src/lib.rs says what each is
 STEPS = (
@@ -319,7 +319,7 @@ class Run:
             self.power.cut()
 
     def serve(self, clients, seconds, until=None):
-        """Lets these clients do what they do, for so long or `until` something; then, as long as anything still comes."""
+        """Lets these clients do what they do, for so long; `until` something: until nothing has come for so long."""
         with selectors.DefaultSelector() as selector:
             for client in clients:
                 try:

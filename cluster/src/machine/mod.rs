@@ -301,20 +301,6 @@ impl Want {
     }
 }
 
-impl std::hash::Hash for Want {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        match *self {
-            Self::Plain { persistent } => (0u8, persistent).hash(state),
-            Self::Group {
-                clean,
-                kept,
-                offline,
-                persistent,
-            } => (1u8, clean, kept, offline, persistent).hash(state),
-        }
-    }
-}
-
 impl Node {
     const fn is_live(&self) -> bool {
         self.boot.is_some() && self.part.is_none() && !self.is_dead
@@ -653,7 +639,7 @@ impl Machine {
                     connection,
                 } => self.disconnected(node, &client_id, connection),
                 Delta::Ended { client_id, epoch } => self.ended(node, &client_id, epoch),
-                Delta::WillSent { id } => self.will_sent(node, id),
+                Delta::WillSent { id, client_id } => self.will_sent(node, id, &client_id),
                 Delta::Will { client_id, will } => {
                     let id = WillId {
                         node,
@@ -781,7 +767,7 @@ impl Machine {
                 continue;
             };
             let Some(sender) = will.sender else { continue };
-            let (id, will) = (will.id, will.clone());
+            let id = will.id;
             if goes_on {
                 self.state.wills.remove(&key);
                 if sender == self.me {
@@ -790,7 +776,7 @@ impl Machine {
             } else if will.delay_secs > 0 {
                 let will = WillRow {
                     delay_secs: 0,
-                    ..will
+                    ..will.clone()
                 };
                 if sender == self.me {
                     self.outputs.push(due(&will));
@@ -849,9 +835,10 @@ impl Machine {
         }
     }
 
-    fn will_sent(&mut self, node: NodeId, id: WillId) {
-        let is_it = |row: &WillRow| row.id == id && row.sender == Some(node);
-        for key in self.state.wills.names(is_it) {
+    fn will_sent(&mut self, node: NodeId, id: WillId, client_id: &str) {
+        let key = will_key(id.node, client_id);
+        let will = self.state.wills.get(&key);
+        if will.is_some_and(|will| will.id == id && will.sender == Some(node)) {
             self.state.wills.remove(&key);
         }
     }

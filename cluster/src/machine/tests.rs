@@ -170,6 +170,11 @@ fn taken(client_id: &str, connection: u64) -> Output {
     }
 }
 
+fn sent(id: WillId, client_id: &str) -> Delta {
+    let client_id = client_id.into();
+    Delta::WillSent { id, client_id }
+}
+
 /// Who is to send which will, after how long.
 fn dues(outputs: &[(NodeId, Output)]) -> Vec<(NodeId, WillId, u32)> {
     let due = |(to, output): &(NodeId, Output)| match output {
@@ -557,13 +562,14 @@ fn a_will_of_a_dead_node_is_due_at_one_live_node() {
     assert!(of(B) > 0);
     assert!(of(C) > 0);
     // B has sent all of its part but one, and then dies too: C sends what is left
-    let sent: Vec<Delta> = due
+    let done: Vec<Delta> = due
         .iter()
         .filter(|(to, ..)| *to == B)
         .skip(1)
-        .map(|(_, id, _)| Delta::WillSent { id: *id })
+        // the wills are every second delta
+        .map(|(_, id, _)| sent(*id, &clients[id.delta as usize / 2]))
         .collect();
-    cluster.deltas(B, 1, 1, &sent);
+    cluster.deltas(B, 1, 1, &done);
     cluster.dead(B, 1);
     let outputs = cluster.outputs();
     let again = dues(&outputs);
@@ -628,7 +634,7 @@ fn wills_of_one_client_on_two_nodes_are_two() {
     assert_eq!(id.node, A);
     // whoever has sent that one has not dealt with the other
     let first = if sender == B { 3 } else { 1 };
-    cluster.deltas(sender, 1, first, &[Delta::WillSent { id }]);
+    cluster.deltas(sender, 1, first, &[sent(id, "c")]);
     assert_eq!(cluster.rows().2, 1);
     let none = Delta::Will {
         client_id: "c".into(),
@@ -669,7 +675,7 @@ fn a_will_of_a_removed_node_is_still_sent() {
     assert_eq!(again.len(), 1);
     assert_ne!(again[0].0, sender);
     let (sender, _, _) = again[0];
-    cluster.deltas(sender, 1, 1, &[Delta::WillSent { id }]);
+    cluster.deltas(sender, 1, 1, &[sent(id, "c")]);
     assert_eq!(cluster.rows().2, 0);
 }
 
@@ -885,14 +891,15 @@ fn random_delta(random: &mut Random, since: u64) -> Delta {
             client_id: client.into(),
             will: None,
         },
-        _ => Delta::WillSent {
-            id: WillId {
+        _ => sent(
+            WillId {
                 node: node(1 + random.below(3)),
                 boot: Boot(1 + random.below(3)),
                 index: since.saturating_sub(random.below(9)),
                 delta: 0,
             },
-        },
+            &client,
+        ),
     }
 }
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::Types;
+use super::{Types, any};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -360,22 +360,11 @@ impl RaftLogReader<Types> for LogStore {
 }
 
 fn read_error(cause: String) -> Failure {
-    StorageIOError::read_logs(std::io::Error::other(cause).into_any()).into()
+    StorageIOError::read_logs(any(&std::io::Error::other(cause))).into()
 }
 
 fn write_error(cause: String) -> Failure {
-    StorageIOError::write_vote(std::io::Error::other(cause).into_any()).into()
-}
-
-/// openraft's wrapper of errors.
-trait IntoAny {
-    fn into_any(self) -> openraft::AnyError;
-}
-
-impl IntoAny for std::io::Error {
-    fn into_any(self) -> openraft::AnyError {
-        openraft::AnyError::new(&self)
-    }
+    StorageIOError::write_vote(any(&std::io::Error::other(cause))).into()
 }
 
 impl RaftLogStorage<Types> for LogStore {

@@ -61,3 +61,8 @@ impl<'de> Deserialize<'de> for Proposal {
 
 /// What became of an entry; `None`: it was raft's own.
 pub(crate) type Reply = Option<Answer>;
+
+/// openraft's wrapper of errors.
+fn any(error: &std::io::Error) -> openraft::AnyError {
+    openraft::AnyError::new(error)
+}

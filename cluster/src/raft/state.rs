@@ -12,7 +12,7 @@ use openraft::{
     StoredMembership,
 };
 
-use super::{Reply, Types};
+use super::{Reply, Types, any};
 use crate::entry::{NodeId, decode_entry};
 use crate::machine::{Machine, Output};
 
@@ -169,10 +169,6 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 fn named(path: &Path, error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
-}
-
-fn any(error: &io::Error) -> openraft::AnyError {
-    openraft::AnyError::new(error)
 }
 
 /// Makes a snapshot of the machine as it is then.
