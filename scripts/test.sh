@@ -5,26 +5,30 @@
 #
 #   lint       fmt, clippy and docs without a warning, licences and bans, the table of the specification
 #   unit       cargo test of the workspace
-#   behaviour  paho-mqtt against the broker: {1,2,4} shards x {epoll, glommio}, and the delaying doubles
+#   behaviour  paho-mqtt against the broker: in each world (below), and with redb and fjall
 #   wire       hand-written bytes against the broker, with both drivers and the doubles
 #   hostile    hostile input and overload, small, on one shard and on two
 #   stores     what each store gives back after a crash, and what happens while redis is away
 #   crash      the broker killed under load and at each step of what is kept before what is sent
-#   mqttjs     MQTT.js
-#   go         paho.mqtt.golang, with the stresser workload
-#   mosquitto  mosquitto_pub and mosquitto_sub
+#   mqttjs     MQTT.js, in each world
+#   go         paho.mqtt.golang, with the stresser workload, in each world
+#   mosquitto  mosquitto_pub and mosquitto_sub, in each world
 #   transports behaviour, wire and MQTT.js over TLS, mutual TLS, WebSocket, secure WebSocket, a unix socket and behind
 #              PROXY headers, and what is each transport's own
 #   browser    MQTT.js in headless Chromium
 #   fuzz       each fuzz target for FUZZ_SECONDS (60)
 #
-# Needs bash, apt, a Rust toolchain, Go, Node and Python 3; writes to target/ only. The last line says
-# how many tests passed and failed; the exit status is 0 if none failed.
+# A world is {1,2,4} shards x {epoll, glommio}, or the build whose doubles of auth and store answer late and out of order.
+#
+# Needs bash, apt, a Rust toolchain, Go, Node and Python 3; writes to target/ only. The last line says how many tests
+# passed, failed and were skipped, whose reasons stand above it; the exit status is 0 if none failed.
 
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly STAGES=(lint unit behaviour wire hostile stores crash mqttjs go mosquitto transports browser fuzz)
+# shards, driver, whether with the doubles
+readonly WORLDS=("1 epoll" "2 epoll" "4 epoll" "1 glommio" "2 glommio" "4 glommio" "2 auto doubles")
 # besides TCP
 readonly TRANSPORTS=(tls mtls ws wss unix proxy1 proxy2)
 readonly TARGET=$PWD/target
@@ -34,8 +38,10 @@ readonly NODE=$TARGET/test-mqttjs
 
 PASSED=0
 FAILED=0
-# what failed, one line each, for the end
+SKIPPED=0
+# what failed and what was skipped, one line each, for the end
 FAILURES=()
+SKIPS=()
 WANTED=("$@")
 [ ${#WANTED[@]} -gt 0 ] || WANTED=("${STAGES[@]}")
 
@@ -84,7 +90,7 @@ stage_lint() {
   if command -v cargo-deny >/dev/null; then
     check "cargo deny" cargo deny --all-features check licenses bans sources
   else
-    echo "cargo-deny is not installed: licences and bans are not checked"
+    skip 1 "lint: cargo-deny is not installed, so licences and bans were not checked"
   fi
 }
 
@@ -92,84 +98,73 @@ stage_unit() {
   local log=$RESULTS/unit.log
   run logged "$log" cargo test --locked --workspace --all-features --no-fail-fast
   count_lines "$log" '^test result: [a-zA-Z]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*' $?
+  skip "$(sed -n 's/^test result: .*; \([0-9]*\) ignored;.*/\1/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')" \
+    "unit: ignored, each says why"
   blame unit "$log" '^test .* FAILED$' "panicked at" 2
 }
 
 stage_behaviour() {
-  local shards runtime
-  for shards in 1 2 4; do
-    for runtime in epoll glommio; do
-      suite "behaviour-$shards-$runtime" "$shards" "$runtime" "" behaviour
-    done
-  done
   local way
+  in_each_world suite behaviour behaviour
   for way in redb fjall; do
-    CORQTT_STORAGE_WAY=$way suite "behaviour-$way" 2 auto "" behaviour
+    CORQTT_STORAGE_WAY=$way in_world "2 auto" suite "behaviour-$way" behaviour
   done
-  # the seed is printed, so that a failure can be repeated
-  suite "behaviour-doubles" 2 auto doubles behaviour
 }
 
 stage_wire() {
-  suite "wire-epoll" 2 epoll "" wire
-  suite "wire-glommio" 2 glommio "" wire
-  CORQTT_STORAGE_WAY=redb suite "wire-redb" 2 auto "" wire
-  suite "wire-doubles" 2 auto doubles wire
+  in_world "2 epoll" suite "wire-epoll" wire
+  in_world "2 glommio" suite "wire-glommio" wire
+  CORQTT_STORAGE_WAY=redb in_world "2 auto" suite "wire-redb" wire
+  in_world "2 auto doubles" suite "wire-doubles" wire
 }
 
 stage_hostile() {
-  suite "hostile-1" 1 auto "" hostile
-  suite "hostile-2" 2 epoll "" hostile
+  in_world "1 auto" suite "hostile-1" hostile
+  in_world "2 epoll" suite "hostile-2" hostile
 }
 
 stage_stores() {
-  suite "stores-epoll" 2 epoll "" stores
-  suite "stores-glommio" 2 glommio "" stores
+  in_world "2 epoll" suite "stores-epoll" stores
+  in_world "2 glommio" suite "stores-glommio" stores
 }
 
 stage_crash() {
-  suite "crash" 1 auto "" crash
+  in_world "1 auto" suite "crash" crash
 }
 
 stage_mosquitto() {
   step "mosquitto-clients" mosquitto_clients || return
-  suite "mosquitto-clients" 2 auto "" mosquitto_clients
+  in_each_world suite mosquitto mosquitto_clients
 }
 
 stage_mqttjs() {
   step "npm packages" node_packages || return
-  mqttjs mqttjs
+  in_each_world mqttjs mqttjs
 }
 
 stage_transports() {
   local transport
-  suite "transports-epoll" 2 epoll "" transports
-  suite "transports-glommio" 2 glommio "" transports
+  in_world "2 epoll" suite "transports-epoll" transports
+  in_world "2 glommio" suite "transports-glommio" transports
   for transport in "${TRANSPORTS[@]}"; do
-    CORQTT_TEST_TRANSPORT=$transport suite "behaviour-$transport" 2 auto "" behaviour
-    CORQTT_TEST_TRANSPORT=$transport suite "wire-$transport" 2 auto "" wire
+    CORQTT_TEST_TRANSPORT=$transport in_world "2 auto" suite "behaviour-$transport" behaviour
+    CORQTT_TEST_TRANSPORT=$transport in_world "2 auto" suite "wire-$transport" wire
   done
   step "npm packages" node_packages || return
   step "certificates" certificates || return
   for transport in "${TRANSPORTS[@]}"; do
-    echo
-    echo "-- mqttjs-$transport"
-    CORQTT_TEST_TRANSPORT=$transport mqttjs "mqttjs-$transport"
+    CORQTT_TEST_TRANSPORT=$transport in_world "2 auto" mqttjs "mqttjs-$transport"
   done
 }
 
 stage_browser() {
   step "npm packages" node_packages || return
   step "a browser" browser || return
-  suite "browser" 2 auto "" browser
+  in_world "2 auto" suite "browser" browser
 }
 
 stage_go() {
-  local log=$RESULTS/go.log
-  CORQTT_TEST_SHARDS=2 run logged "$log" within tests/pahogo go test -count=1 -v ./...
-  local status=$?
-  count "$(grep -c '^--- PASS' "$log")" "$(grep -c '^--- FAIL' "$log")" "$status"
-  blame go "$log" '^--- FAIL' '_test.go:[0-9]*:'
+  in_each_world pahogo go
 }
 
 stage_fuzz() {
@@ -177,12 +172,14 @@ stage_fuzz() {
     echo "no fuzz targets"
     return
   fi
+  local targets
+  mapfile -t targets < <(sed -n '/^\[\[bin\]\]/,/^$/s/^name *= *"\(.*\)"/\1/p' fuzz/Cargo.toml)
   if ! fuzz_tools >"$RESULTS/fuzz-tools.log" 2>&1; then
-    echo "cargo-fuzz or a nightly toolchain can't be had here: the targets ran as ordinary tests in the unit stage"
+    skip "${#targets[@]}" "fuzz: cargo-fuzz or a nightly toolchain can't be had here; the targets ran as ordinary tests in the unit stage"
     return
   fi
   local target log
-  for target in $(sed -n '/^\[\[bin\]\]/,/^$/s/^name *= *"\(.*\)"/\1/p' fuzz/Cargo.toml); do
+  for target in "${targets[@]}"; do
     mkdir -p "$TARGET/fuzz-corpus/$target" "$TARGET/fuzz-artifacts/$target"
     log=$RESULTS/fuzz-$target.log
     check "fuzz $target" to_log "$log" cargo +nightly fuzz run --target-dir "$TARGET/fuzz" "$target" \
@@ -193,37 +190,71 @@ stage_fuzz() {
   done
 }
 
-# One pass of the MQTT.js suite: name.
-mqttjs() {
-  local log=$RESULTS/$1.log
-  CORQTT_TEST_SHARDS=2 run logged "$log" within "$NODE" node --test --test-reporter=spec
-  local status=$? passed failed
-  passed=$(sed -n 's/^ℹ pass \([0-9]*\)$/\1/p' "$log" | tail -1)
-  failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
-  count "${passed:-0}" "$failed" "$status"
-  blame "$1" "$log" '^✖ ' 'Error'
-}
-
-# One pass of a pytest suite: name, shards, runtime, whether with the doubles, folder.
-suite() {
-  local name=$1 shards=$2 runtime=$3 doubles=$4 folder=$5
-  local log=$RESULTS/$name.log
+# Runs a pass of a suite, whose first word behind it is its name, in a world: "SHARDS DRIVER [doubles]".
+in_world() {
+  local shards runtime doubles binary=$CORQTT_BIN
+  read -r shards runtime doubles <<<"$1"
+  shift
   echo
-  echo "-- $name"
-  export CORQTT_TEST_SHARDS=$shards CORQTT_TEST_RUNTIME=$runtime CORQTT_TEST_DOUBLES=$doubles
+  echo "-- $2"
   if [ -n "$doubles" ]; then
+    binary=$CORQTT_DOUBLES_BIN
+    # printed, so that a failure can be repeated
     export CORQTT_DOUBLES_SEED=${CORQTT_DOUBLES_SEED:-$RANDOM}
     echo "CORQTT_DOUBLES_SEED=$CORQTT_DOUBLES_SEED"
   fi
-  run "$VENV/bin/pytest" -c tests/pytest.ini --rootdir tests -q -n 4 --dist worksteal -r fE --tb short \
+  CORQTT_BIN=$binary CORQTT_TEST_SHARDS=$shards CORQTT_TEST_RUNTIME=$runtime CORQTT_TEST_DOUBLES=$doubles "$@"
+}
+
+# A pass in each world: the suite's kind, its name, what else it takes.
+in_each_world() {
+  local kind=$1 name=$2 world
+  shift 2
+  for world in "${WORLDS[@]}"; do
+    in_world "$world" "$kind" "$name-${world// /-}" "$@"
+  done
+}
+
+# One pass of the MQTT.js suite: name.
+mqttjs() {
+  local log=$RESULTS/$1.log
+  run to_log "$log" within "$NODE" node --test --test-reporter=spec
+  local status=$? passed failed skipped
+  passed=$(sed -n 's/^ℹ pass \([0-9]*\)$/\1/p' "$log" | tail -1)
+  failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
+  skipped=$(sed -n 's/^ℹ skipped \([0-9]*\)$/\1/p' "$log" | tail -1)
+  echo "${passed:-0} passed, $failed failed"
+  count "${passed:-0}" "$failed" "$status"
+  skip "${skipped:-0}" "$1: $log tells which"
+  blame "$1" "$log" '^✖ ' 'Error'
+}
+
+# One pass of the suite of paho.mqtt.golang: name.
+pahogo() {
+  local log=$RESULTS/$1.log
+  run to_log "$log" within tests/pahogo go test -count=1 -v ./...
+  local status=$? passed failed
+  passed=$(grep -c '^--- PASS' "$log")
+  failed=$(grep -c '^--- FAIL' "$log")
+  echo "$passed passed, $failed failed"
+  count "$passed" "$failed" "$status"
+  skip "$(grep -c '^--- SKIP' "$log")" "$1: $log tells which"
+  blame "$1" "$log" '^--- FAIL' '_test.go:[0-9]*:'
+}
+
+# One pass of a pytest suite: name, folder.
+suite() {
+  local name=$1 folder=$2
+  local log=$RESULTS/$name.log
+  run "$VENV/bin/pytest" -c tests/pytest.ini --rootdir tests -q -n 6 --dist worksteal -r fEs --tb short \
     "tests/$folder" >"$log" 2>&1
   local status=$?
   local closing
   closing=$(tail -1 "$log")
   if [ "$status" -eq 0 ]; then echo "$closing"; else cat "$log"; fi
   count "$(number_of passed "$closing")" "$(($(number_of failed "$closing") + $(number_of 'errors\{0,1\}' "$closing")))" "$status"
+  skip "$(number_of skipped "$closing")" "$name: $(sed -n 's/^SKIPPED \[[0-9]*\] //p' "$log" | head -n 3 | paste -sd ';')"
   blame "$name" "$log" '^\(FAILED\|ERROR\) ' '^\(E  \|tests/.*: in \)'
-  unset CORQTT_TEST_SHARDS CORQTT_TEST_RUNTIME CORQTT_TEST_DOUBLES
 }
 
 # Set-up, each by name and only if it is missing.
@@ -379,6 +410,14 @@ count() {
   FAILED=$((FAILED + failed))
 }
 
+# Adds what was skipped, if anything, and why.
+skip() {
+  if [ "$1" -gt 0 ]; then
+    SKIPPED=$((SKIPPED + $1))
+    SKIPS+=("$1 in $2")
+  fi
+}
+
 # Sums passed and failed over the lines of a log that a pattern takes them from.
 count_lines() {
   local passed=0 failed=0 p f
@@ -411,7 +450,12 @@ finish() {
     printf '  %s\n' "${FAILURES[@]}"
     echo
   fi
-  echo "$PASSED passed, $FAILED failed"
+  if [ "${#SKIPS[@]}" -gt 0 ]; then
+    echo "what was skipped:"
+    printf '  %s\n' "${SKIPS[@]}"
+    echo
+  fi
+  echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
   [ "$FAILED" -eq 0 ]
   exit
 }

@@ -4,20 +4,23 @@
 use std::fmt::Write as _;
 
 use crate::settings::{Level, Limit, Settings, SettingsError, StorageSync, StorageWay};
+use crate::wiring;
 
-/// What `--check` prints, and its exit code: 0 when the broker would start, else 1.
+/// What `--check` prints, and its exit code: 0 when these settings would start a broker on this machine, else 1.
 #[must_use]
 pub fn report(read: &Result<Settings, SettingsError>) -> (String, u8) {
-    match read {
-        Ok(settings) => (would_run(settings), 0),
-        Err(error) => {
-            let mut text = String::from("corqtt would not start:\n");
-            for problem in error.problems() {
-                line(&mut text, format_args!("  {problem}"));
-            }
-            (text, 1)
-        }
+    let problems = match read {
+        Ok(settings) => match wiring::check_machine(settings) {
+            Ok(()) => return (would_run(settings), 0),
+            Err(error) => vec![format!("{error:#}")],
+        },
+        Err(error) => error.problems().iter().map(ToString::to_string).collect(),
+    };
+    let mut text = String::from("corqtt would not start:\n");
+    for problem in problems {
+        line(&mut text, format_args!("  {problem}"));
     }
+    (text, 1)
 }
 
 fn would_run(settings: &Settings) -> String {

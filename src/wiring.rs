@@ -79,9 +79,16 @@ impl Broker {
         log: &LogHandle,
     ) -> anyhow::Result<Self> {
         let mut certificates = Vec::new();
-        let opened = edges.open(settings)?;
-        let config = Arc::new(config(settings, &mut certificates, opened.as_ref())?);
+        // a second broker is told of the address that is taken before it makes or opens anything
+        let mut config = config(settings, &mut certificates)?;
         let http = settings.http.as_ref().map(Http::bind).transpose()?;
+        let opened = edges.open(settings)?;
+        if let Some(opened) = &opened {
+            config.hash_seed = opened.hash_seed;
+            config.stamp_base = opened.stamp_base();
+            config.start = opened.start;
+        }
+        let config = Arc::new(config);
         let (mut inboxes, mut receivers) = (Vec::new(), Vec::new());
         for _ in 0..config.shards {
             let (sender, receiver) =
@@ -340,11 +347,8 @@ fn listen(
     listeners.collect()
 }
 
-fn config(
-    settings: &Settings,
-    certificates: &mut Vec<Shown>,
-    opened: Option<&Opened>,
-) -> anyhow::Result<Config> {
+/// What holds without a store: each start has a seed of its own.
+fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<Config> {
     let descriptors = raise_descriptors();
     let (shards, cpus) = placement(settings)?;
     let mut listeners = Vec::new();
@@ -366,9 +370,9 @@ fn config(
         session: session_limits(settings),
         limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
-        hash_seed: opened.map_or_else(|| u64::from_ne_bytes(seed), |opened| opened.hash_seed),
-        stamp_base: opened.map_or(0, Opened::stamp_base),
-        start: opened.map_or(0, |opened| opened.start),
+        hash_seed: u64::from_ne_bytes(seed),
+        stamp_base: 0,
+        start: 0,
     })
 }
 
@@ -398,19 +402,21 @@ fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
     };
     let shards = u8::try_from(shards.min(SHARDS_MAX)).unwrap_or(u8::MAX);
     let cpus = match &settings.cpus {
-        Some(cpus) => (0..usize::from(shards))
-            .map(|shard| cpus[shard % cpus.len()])
-            .collect(),
+        Some(cpus) => {
+            let allowed = allowed_cpus()?;
+            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+                anyhow::bail!("--cpus: this process may not run on CPU {cpu}, only on {allowed:?}");
+            }
+            (0..usize::from(shards))
+                .map(|shard| cpus[shard % cpus.len()])
+                .collect()
+        }
         None if available <= 2 => {
             log::info!(cpus = available, shards = shards; "shards are not pinned on one or two CPUs; --cpus=LIST pins them");
             Vec::new()
         }
         None => {
-            let set = rustix::thread::sched_getaffinity(None)
-                .context("the CPUs of this process are not known")?;
-            let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
-                .filter(|cpu| set.is_set(*cpu))
-                .collect();
+            let allowed = allowed_cpus()?;
             if allowed.len() < usize::from(shards) {
                 log::info!(cpus = allowed.len(), shards = shards; "more shards than CPUs: shards are not pinned");
                 Vec::new()
@@ -420,6 +426,23 @@ fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
         }
     };
     Ok((shards, cpus))
+}
+
+fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)
+        .context("the CPUs of this process are not known")?;
+    let all = 0..rustix::thread::CpuSet::MAX_CPU;
+    Ok(all.filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+/// Whether this machine has what the settings ask of it.
+///
+/// # Errors
+/// When a CPU cannot be had, or io_uring is asked for by name and cannot be used.
+pub fn check_machine(settings: &Settings) -> anyhow::Result<()> {
+    placement(settings)?;
+    runtime(settings)?;
+    Ok(())
 }
 
 fn runtime(settings: &Settings) -> anyhow::Result<Runtime> {

@@ -128,6 +128,16 @@ fn check_says_what_would_run_and_what_is_missing() {
         run.stdout
     );
 
+    let run = corqtt(&["--check", "--shards=1", "--cpus=1023"]);
+    assert_eq!(run.code, Some(1));
+    assert!(
+        run.stdout.starts_with(
+            "corqtt would not start:\n  --cpus: this process may not run on CPU 1023, only on ["
+        ),
+        "{}",
+        run.stdout
+    );
+
     let run = corqtt(&["--check", "--level=9"]);
     assert_eq!(run.code, Some(1));
     assert!(

@@ -49,6 +49,9 @@ const SUBSCRIPTIONS_ENDED_MAX: usize = 512;
 /// What the end of a session, and of each of its subscriptions, costs in packets or deliveries.
 const END_WORK: i64 = 16;
 const SUBSCRIPTION_WORK: i64 = 4;
+/// So many more bytes of a packet that is on its way are a sign of life, or a large message over a slow line would end
+/// its own connection: to its client, keep-alive is the time between two packets `[MQTT-3.1.2-23]` `[MQTT5-3.1.2-20]`.
+const PROGRESS_BYTES: usize = CARRY_BYTES;
 
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
@@ -179,6 +182,7 @@ impl Shard {
 
     fn read_large(&mut self, slot: u32, mut bytes: Vec<u8>, packet_bytes: usize) {
         let mut alive = true;
+        let begun = bytes.len();
         let mut budget = 4 * READ_BYTES;
         let mut scratch = std::mem::take(&mut self.scratch);
         while bytes.len() < packet_bytes
@@ -206,6 +210,9 @@ impl Shard {
             }
         }
         self.scratch = scratch;
+        if bytes.len() / PROGRESS_BYTES > begun / PROGRESS_BYTES {
+            self.wires.slots[slot as usize].heard(self.now.mono_ms);
+        }
         let opening = self.wires.slots[slot as usize].stage == Stage::Opening;
         if bytes.len() == packet_bytes && opening && self.work < BULK_WORK {
             // a CONNECT of so many bytes takes a turn of its own
@@ -246,12 +253,7 @@ impl Shard {
         if connection.layers.is_some() && connection.stage != Stage::Lingering {
             return self.read_layered(slot, into);
         }
-        let count = self.read_socket(slot, into)?;
-        let connection = &mut self.wires.slots[slot as usize];
-        if count > 0 && connection.stage == Stage::Live {
-            connection.clock_ms = self.now.mono_ms;
-        }
-        Some(count)
+        self.read_socket(slot, into)
     }
 
     /// One read of the socket itself.
@@ -317,9 +319,6 @@ impl Shard {
             .layers
             .as_ref()
             .is_some_and(|layers| layers.wants_read());
-        if count > 0 && connection.stage == Stage::Live {
-            connection.clock_ms = self.now.mono_ms;
-        }
         Some(count)
     }
 
@@ -436,6 +435,9 @@ impl Shard {
             Decoded::Stopped(used) => (used, true),
             Decoded::Gone => return false,
         };
+        if used > 0 {
+            self.wires.slots[slot as usize].heard(self.now.mono_ms);
+        }
         let rest = &bytes[used..];
         let known = frame_len(rest).ok().flatten();
         self.work -= (rest.len() / BYTES_PER_WORK) as i64;
@@ -788,9 +790,10 @@ impl Shard {
             }
             // bytes of it wait for us to be done with earlier ones: it is not silent
             Stage::Live
-                if connection.throttled || (connection.readable && !connection.write_blocked) =>
+                if connection.decoding_waits()
+                    || (connection.readable && !connection.write_blocked) =>
             {
-                connection.clock_ms = now;
+                connection.heard(now);
                 if let Some(at_ms) = deadline_ms(connection) {
                     self.connection_deadline(slot, at_ms);
                 }

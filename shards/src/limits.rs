@@ -216,7 +216,7 @@ impl Shard {
                     && std::mem::take(&mut self.wires.slots[slot as usize].throttled)
                 {
                     // it was not silent: it was not read
-                    self.wires.slots[slot as usize].clock_ms = now;
+                    self.wires.slots[slot as usize].heard(now);
                     self.make_ready(slot);
                 }
             }

@@ -87,7 +87,7 @@ pub(crate) struct Connection {
     pub(crate) listener: u16,
     /// Seconds; 0: none.
     pub(crate) keep_alive_secs: u16,
-    /// Monotonic ms: when the last bytes came; for `Opening` and `Lingering` when that ends.
+    /// Monotonic ms: when the last sign of life came; for `Opening` and `Lingering` when that ends.
     pub(crate) clock_ms: u64,
     /// Tick of the earliest wheel entry of this slot, 0: none. Outlives the connection.
     pub(crate) timer_tick: u64,
@@ -100,6 +100,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// A sign of life: keep-alive begins again.
+    #[inline]
+    pub(crate) fn heard(&mut self, now_ms: u64) {
+        if self.stage == Stage::Live {
+            self.clock_ms = now_ms;
+        }
+    }
+
     /// Nothing of it is decoded until something else has happened.
     #[inline]
     pub(crate) const fn decoding_waits(&self) -> bool {

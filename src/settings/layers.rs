@@ -21,6 +21,8 @@ use crate::args::Args;
 
 /// A settings file is small; something larger is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// A variable that is so near to a known one was meant to be it; other software may have variables that are not.
+const MISTYPED_EDITS_MAX: usize = 2;
 
 /// The text of a settings file and its name for messages.
 #[derive(Debug)]
@@ -185,23 +187,37 @@ impl Sources<'_> {
                     Origin::Variable(name.clone()),
                     problems,
                 ),
-                // orchestrators set CORQTT_PORT and the like for a service of this name, so a stranger is no error
-                None => {
-                    if let Some((near, distance)) = nearest(name, known.iter().map(String::as_str))
-                        && distance <= 2
-                    {
-                        notices.push(Notice {
-                            level: log::Level::Warn,
-                            text: format!(
-                                "the environment variable {} is unknown and not used; the nearest known one is {near}",
+                None if is_of_an_orchestrator(name) => {}
+                None => match nearest(name, known.iter().map(String::as_str)) {
+                    Some((near, distance)) if distance <= MISTYPED_EDITS_MAX => {
+                        problems.push(Problem::new(
+                            format!(
+                                "unknown environment variable {}; the nearest known one is {near}",
                                 name.escape_debug()
                             ),
-                        });
+                            false,
+                        ));
                     }
-                }
+                    _ => notices.push(Notice {
+                        level: log::Level::Warn,
+                        text: format!(
+                            "the environment variable {} is unknown and not used",
+                            name.escape_debug()
+                        ),
+                    }),
+                },
             }
         }
     }
+}
+
+/// Orchestrators tell a service of this name, or one whose name begins so, where it is: `CORQTT_SERVICE_HOST`,
+/// `CORQTT_WS_PORT_1882_TCP_ADDR`.
+fn is_of_an_orchestrator(name: &str) -> bool {
+    let is_port = |rest: &str| rest.is_empty() || rest.starts_with("_");
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.split("_PORT").skip(1).any(is_port)
 }
 
 /// A URL without what stands before the host.

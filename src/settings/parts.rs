@@ -65,9 +65,7 @@ impl Part {
         match self {
             Self::Tls | Self::WebSocket | Self::Unix | Self::Quic => "leave it out and use --tcp",
             Self::Redb | Self::Fjall | Self::Redis => "use --storage-way=memory",
-            Self::Cluster => {
-                "leave out --members, --raft-bootstrap and the cluster block to run a single node"
-            }
+            Self::Cluster => "leave it out to run a single node",
             Self::AccessControl => "use --auth-way=0 and listen on loopback only",
             Self::Http | Self::ProxyProtocol | Self::Bridge | Self::Dashboard => "leave it out",
         }

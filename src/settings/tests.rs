@@ -446,25 +446,30 @@ fn a_level_is_numbered_as_its_source_numbers_it() {
 }
 
 #[test]
-fn unknown_variables_are_told_when_they_look_like_a_known_one() {
-    let settings = resolve(
-        &[],
-        &[
-            ("CORQTT_TPC", ":1"),
-            ("CORQTT_PORT_1883_TCP_ADDR", "10.0.0.1"),
-            ("CORQTT_SERVICE_HOST", "10.0.0.1"),
-        ],
-        "",
-        NOTHING,
-    )
-    .expect("strangers are no errors");
+fn mistyped_variables_are_refused_and_strangers_told() {
+    let strangers = [
+        ("CORQTT_SOMETHING_ELSE", "1"),
+        ("CORQTT_PORT", "tcp://10.0.0.1:1883"),
+        ("CORQTT_PORT_1883_TCP_ADDR", "10.0.0.1"),
+        ("CORQTT_SERVICE_HOST", "10.0.0.1"),
+        ("CORQTT_WS_SERVICE_PORT_WS", "1882"),
+    ];
+    let settings = resolve(&[], &strangers, "", NOTHING).expect("strangers are no errors");
     let warnings: Vec<_> = settings
         .notices
         .iter()
         .filter(|notice| notice.level == log::Level::Warn)
+        .map(|notice| notice.text.as_str())
         .collect();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].text.contains("CORQTT_TPC") && warnings[0].text.ends_with("CORQTT_TCP"));
+    assert_eq!(
+        warnings,
+        ["the environment variable CORQTT_SOMETHING_ELSE is unknown and not used"]
+    );
+    let error = resolve(&[], &[("CORQTT_TPC", ":1")], "", NOTHING).expect_err("it is mistyped");
+    assert_eq!(
+        error.to_string(),
+        "unknown environment variable CORQTT_TPC; the nearest known one is CORQTT_TCP"
+    );
 }
 
 #[test]

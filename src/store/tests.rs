@@ -801,6 +801,9 @@ struct Told {
     is_away: bool,
     is_closed: bool,
     used_bytes: u64,
+    /// Questions after its room and its size.
+    asked_room: usize,
+    asked_size: usize,
 }
 
 impl Double {
@@ -841,7 +844,9 @@ impl Engine for Double {
     }
 
     fn room(&self) -> engine::Result<()> {
-        if self.0.0.lock().expect("no panic").is_full {
+        let mut told = self.0.0.lock().expect("no panic");
+        told.asked_room += 1;
+        if told.is_full {
             return Err(EngineError::Full("full".to_owned()));
         }
         Ok(())
@@ -906,11 +911,13 @@ impl Engine for Double {
     }
 
     fn bytes(&self) -> u64 {
-        self.used_bytes()
+        self.0.0.lock().expect("no panic").used_bytes
     }
 
     fn used_bytes(&self) -> u64 {
-        self.0.0.lock().expect("no panic").used_bytes
+        let mut told = self.0.0.lock().expect("no panic");
+        told.asked_size += 1;
+        told.used_bytes
     }
 
     fn tidy(&mut self) -> engine::Result<()> {
@@ -976,6 +983,15 @@ impl Writing {
             all.extend(next(&self.answers[shard]));
         }
         assert_eq!(all, expected, "shard {shard}");
+    }
+
+    /// No shard was told anything more.
+    fn expect_nothing(&self) {
+        for (shard, answers) in self.answers.iter().enumerate() {
+            let mut all = Vec::new();
+            answers.drain(&mut all);
+            assert_eq!(all, [], "shard {shard}");
+        }
     }
 
     fn stop(self) -> Double {
@@ -1068,31 +1084,30 @@ fn a_full_disk_takes_deletions_and_everything_once_there_is_room() {
 #[test]
 fn a_disk_that_takes_nothing_loses_nothing() {
     let writing = Writing::new(Double::default(), StorageSync::Always, 0);
+    writing.put(1, 1, vec![session("b", u32::MAX)]);
+    writing.expect(1, &[kept(1)]);
     writing
         .double
         .tell(|told| (told.is_full, told.is_stuck) = (true, true));
     writing.put(0, 1, vec![session("a", u32::MAX)]);
-    writing.put(
-        1,
-        1,
-        vec![Op::SessionEnded {
-            client_id: "b".into(),
-        }],
-    );
-    writing.expect(0, &[Answer::Full(true)]);
-    // two rounds of waiting
+    let client_id = "b".into();
+    writing.put(1, 2, vec![Op::SessionEnded { client_id }]);
+    for shard in 0..4 {
+        writing.expect(shard, &[Answer::Full(true)]);
+    }
+    // what only takes away was tried by itself too, and room was asked for again after it
     writing
         .double
-        .wait_for(|told| (told.begun >= 1).then_some(()));
-    std::thread::sleep(Duration::from_millis(500));
-    writing.double.tell(|told| {
-        assert_eq!(told.commits, []);
-        (told.is_full, told.is_stuck) = (false, false);
-    });
+        .wait_for(|told| (told.begun >= 3 && told.asked_room >= 2).then_some(()));
+    writing.expect_nothing();
+    writing
+        .double
+        .tell(|told| (told.is_full, told.is_stuck) = (false, false));
     writing.expect(0, &[kept(1), Answer::Full(false)]);
+    writing.expect(1, &[kept(2), Answer::Full(false)]);
     writing
         .stop()
-        .tell(|told| assert_eq!(told.commits, [(1, true)]));
+        .tell(|told| assert_eq!(told.commits, [(1, true), (2, true)]));
 }
 
 #[test]
@@ -1177,9 +1192,17 @@ fn a_store_above_its_limit_goes_on_and_says_when_there_is_room() {
     writing.expect(0, &[kept(1), Answer::Full(true)]);
     writing.put(0, 2, vec![session("b", u32::MAX)]);
     writing.expect(0, &[kept(2)]);
-    writing.double.tell(|told| told.used_bytes = 951);
-    writing.expect(3, &[Answer::Full(true)]);
-    std::thread::sleep(Duration::from_millis(1500));
+    for shard in [1, 2, 3] {
+        writing.expect(shard, &[Answer::Full(true)]);
+    }
+    let mut asked = 0;
+    writing
+        .double
+        .tell(|told| (told.used_bytes, asked) = (951, told.asked_size));
+    writing
+        .double
+        .wait_for(|told| (told.asked_size > asked + 1).then_some(()));
+    writing.expect_nothing();
     writing.double.tell(|told| told.used_bytes = 949);
     writing.expect(3, &[Answer::Full(false)]);
     writing.expect(0, &[Answer::Full(false)]);
@@ -1443,9 +1466,8 @@ fn a_disk_that_is_really_full_loses_nothing_and_recovers() {
         let token = Token(1);
         let ops = (2..number / 2).map(|seq| dequeued("client", seq)).collect();
         running.keeper.store(1).put(Batch { token, ops });
-        std::thread::sleep(Duration::from_secs(2));
         let mut taken = Vec::new();
-        running.answers[1].drain(&mut taken);
+        running.answers[1].wait(&mut taken, Some(Duration::from_secs(2)));
         println!("{way}: deletions were answered {taken:?}");
         std::fs::remove_file(&ballast).expect("it is there");
         let mut all = answers_until(&running.answers[0], |answer| {

@@ -7,6 +7,7 @@ from harness import V5, V31, V311, unique
 from harness.wire import (
     CONNACK,
     DISCONNECT,
+    PUBACK,
     PUBLISH,
     SUBACK,
     Wire,
@@ -104,6 +105,25 @@ def test_silent_client_is_closed_after_one_and_a_half_keep_alives(broker, wire, 
     client.connect(keep_alive=1)
     client.expect_alive()
     client.expect_refused(0x8D, seconds=6)
+
+
+def test_bytes_that_make_no_packet_are_no_sign_of_life(broker, wire, version):
+    """[MQTT-3.1.2-24] [MQTT5-3.1.2-22]: a Control Packet has to come, not a byte of one now and then."""
+    client = wire(version)
+    client.connect(keep_alive=1)
+    endless = publish(version, unique("t/"), b"x" * 200)
+    assert client.drip((endless[i : i + 1] for i in range(100)), 0.3), "30 s of single bytes kept it open"
+    client.expect_refused(0x8D)
+
+
+def test_large_packet_over_a_slow_line_does_not_end_its_own_connection(broker, wire, version):
+    """Keep-alive is the time from the end of one packet to the beginning of the next [MQTT-3.1.2-23] [MQTT5-3.1.2-20]."""
+    client = wire(version)
+    client.connect(keep_alive=1)
+    slow = publish(version, unique("t/"), b"x" * 200_000, qos=1, pid=1)
+    assert not client.drip((slow[i : i + 20_000] for i in range(0, 200_000, 20_000)), 0.4)
+    client.send(slow[200_000:])
+    assert client.expect(PUBACK).pid == 1
 
 
 def test_pings_keep_a_connection_open(broker, wire, mqtt5):

@@ -329,6 +329,21 @@ class Wire:
         except OSError:
             pass
 
+    def drip(self, parts, seconds):
+        """Sends them one by one, with so much time between them; stops as soon as the broker says something, which is
+        left for the next read. Answers whether it did."""
+        for part in parts:
+            self.send(part)
+            self.socket.settimeout(seconds)
+            try:
+                self._buffer += self.socket.recv(1 << 16)
+                return True
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                return True
+        return False
+
     def connect(self, client_id=None, **settings):
         """CONNECT that must succeed; answers the CONNACK."""
         client_id = unique("w") if client_id is None else client_id
