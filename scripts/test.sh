@@ -224,7 +224,7 @@ mqttjs() {
   failed=$(sed -n 's/^ℹ \(fail\|cancelled\) \([0-9]*\)$/\2/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
   skipped=$(sed -n 's/^ℹ skipped \([0-9]*\)$/\1/p' "$log" | tail -1)
   echo "${passed:-0} passed, $failed failed"
-  count "${passed:-0}" "$failed" "$status"
+  count "${passed:-0}" "$failed" "$status" "$1"
   skip "${skipped:-0}" "$1: $log tells which"
   blame "$1" "$log" '^✖ ' 'Error'
 }
@@ -237,7 +237,7 @@ pahogo() {
   passed=$(grep -c '^--- PASS' "$log")
   failed=$(grep -c '^--- FAIL' "$log")
   echo "$passed passed, $failed failed"
-  count "$passed" "$failed" "$status"
+  count "$passed" "$failed" "$status" "$1"
   skip "$(grep -c '^--- SKIP' "$log")" "$1: $log tells which"
   blame "$1" "$log" '^--- FAIL' '_test.go:[0-9]*:'
 }
@@ -252,7 +252,7 @@ suite() {
   local closing
   closing=$(tail -1 "$log")
   if [ "$status" -eq 0 ]; then echo "$closing"; else cat "$log"; fi
-  count "$(number_of passed "$closing")" "$(($(number_of failed "$closing") + $(number_of 'errors\{0,1\}' "$closing")))" "$status"
+  count "$(number_of passed "$closing")" "$(($(number_of failed "$closing") + $(number_of 'errors\{0,1\}' "$closing")))" "$status" "$name"
   skip "$(number_of skipped "$closing")" "$name: $(sed -n 's/^SKIPPED \[[0-9]*\] //p' "$log" | head -n 3 | paste -sd ';')"
   blame "$name" "$log" '^\(FAILED\|ERROR\) ' '^\(E  \|tests/.*: in \)'
 }
@@ -400,11 +400,12 @@ check() {
   fi
 }
 
-# Adds passed and failed; a runner that fails without a failed test counts as one.
+# Adds passed and failed; a runner that fails without a failed test counts as one, and is named if it has a name.
 count() {
-  local passed=$1 failed=$2 status=$3
+  local passed=$1 failed=$2 status=$3 name=${4:-}
   if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then
     failed=1
+    [ -z "$name" ] || FAILURES+=("$name: exit status $status; $RESULTS/$name.log tells why")
   fi
   PASSED=$((PASSED + passed))
   FAILED=$((FAILED + failed))
@@ -425,7 +426,7 @@ count_lines() {
     passed=$((passed + p))
     failed=$((failed + f))
   done < <(sed -n "s/$2/\1 \2/p" "$1")
-  count "$passed" "$failed" "$3"
+  count "$passed" "$failed" "$3" unit
 }
 
 # The number before a word in pytest's closing line.

@@ -6,14 +6,18 @@ use std::fmt::Write as _;
 use crate::settings::{Level, Limit, Settings, SettingsError, StorageSync, StorageWay};
 use crate::wiring;
 
-/// What `--check` prints, and its exit code: 0 when these settings would start a broker on this machine, else 1.
+/// What `--check` prints, and its exit code: 0 when these settings can be used on this machine, else 1. Addresses,
+/// certificates and stores are not tried.
 #[must_use]
 pub fn report(read: &Result<Settings, SettingsError>) -> (String, u8) {
-    let problems = match read {
-        Ok(settings) => match wiring::check_machine(settings) {
-            Ok(()) => return (would_run(settings), 0),
-            Err(error) => vec![format!("{error:#}")],
-        },
+    let problems: Vec<String> = match read {
+        Ok(settings) => {
+            let missing = wiring::missing_here(settings);
+            if missing.is_empty() {
+                return (would_run(settings), 0);
+            }
+            missing.iter().map(|error| format!("{error:#}")).collect()
+        }
         Err(error) => error.problems().iter().map(ToString::to_string).collect(),
     };
     let mut text = String::from("corqtt would not start:\n");

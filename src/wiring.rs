@@ -403,9 +403,11 @@ fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
     let shards = u8::try_from(shards.min(SHARDS_MAX)).unwrap_or(u8::MAX);
     let cpus = match &settings.cpus {
         Some(cpus) => {
-            let allowed = allowed_cpus()?;
-            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-                anyhow::bail!("--cpus: this process may not run on CPU {cpu}, only on {allowed:?}");
+            if let Some(cpu) = cpus.iter().copied().find(|cpu| !may_run_on(*cpu)) {
+                let allowed = allowed_cpus()?;
+                anyhow::bail!(
+                    "--cpus: this process may not run on CPU {cpu}; now it runs on {allowed:?}"
+                );
             }
             (0..usize::from(shards))
                 .map(|shard| cpus[shard % cpus.len()])
@@ -435,14 +437,23 @@ fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
     Ok(all.filter(|cpu| set.is_set(*cpu)).collect())
 }
 
-/// Whether this machine has what the settings ask of it.
-///
-/// # Errors
-/// When a CPU cannot be had, or io_uring is asked for by name and cannot be used.
-pub fn check_machine(settings: &Settings) -> anyhow::Result<()> {
-    placement(settings)?;
-    runtime(settings)?;
-    Ok(())
+/// Tried with a thread: the CPUs that the process was started on are not all that it may have.
+fn may_run_on(cpu: usize) -> bool {
+    cpu < rustix::thread::CpuSet::MAX_CPU
+        && std::thread::spawn(move || {
+            let mut set = rustix::thread::CpuSet::new();
+            set.set(cpu);
+            rustix::thread::sched_setaffinity(None, &set).is_ok()
+        })
+        .join()
+        .unwrap_or(false)
+}
+
+/// What the settings ask of this machine that it does not have: CPUs, io_uring.
+#[must_use]
+pub fn missing_here(settings: &Settings) -> Vec<anyhow::Error> {
+    let checks = [placement(settings).err(), runtime(settings).err()];
+    checks.into_iter().flatten().collect()
 }
 
 fn runtime(settings: &Settings) -> anyhow::Result<Runtime> {

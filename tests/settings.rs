@@ -132,7 +132,7 @@ fn check_says_what_would_run_and_what_is_missing() {
     assert_eq!(run.code, Some(1));
     assert!(
         run.stdout.starts_with(
-            "corqtt would not start:\n  --cpus: this process may not run on CPU 1023, only on ["
+            "corqtt would not start:\n  --cpus: this process may not run on CPU 1023; now it runs on ["
         ),
         "{}",
         run.stdout

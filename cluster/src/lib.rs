@@ -10,18 +10,29 @@
 //! The [`Machine`] is a plain value: each node applies the same entries in the same order and has the same tables.
 #![forbid(unsafe_code)]
 
+mod core;
 mod entry;
+mod gossip;
 mod lease;
 mod machine;
 mod raft;
+#[cfg(test)]
+mod testing;
 
+pub use core::{
+    Bootstrap, Core, CoreError, CoreEvent, CoreSettings, CoreStatus, MemberStatus, OwnRows,
+    Proposer,
+};
 pub use entry::{
     Boot, Claim, Delta, Entry, InvalidEntry, NodeId, Rows, Timeouts, Want, Will, WillId,
     decode_entry, encode_entry,
+};
+pub use gossip::{
+    Card, Event, Gossip, GossipError, NotJoined, OnStranger, Settings as GossipSettings,
 };
 pub use lease::{Grants, Lease};
 pub use machine::{
     Answer, ClientRow, InvalidSnapshot, Kind, Machine, NodeRow, Output, Refusal, TableNumbers,
     Verdict,
 };
-pub use raft::{Applied, InvalidQuestion, Peers, RaftFailure, RaftNode, StartError};
+pub use raft::{Agreed, Applied, InvalidQuestion, Peers, RaftFailure, RaftNode, StartError};

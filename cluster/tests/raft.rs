@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Three nodes in this process, each with its own directory, machine and socket, agree over real links.
 
+mod common;
+
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use corqtt_cluster::{Answer, Applied, Entry, NodeId, Output, Peers, RaftFailure, RaftNode};
 use corqtt_quic::{Arrival, Endpoint, Identity, Knock};
 use tokio::task::JoinSet;
+
+use common::{Directory, run};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// How often a node dials a peer that is not there, and looks whether it leads alone.
@@ -23,26 +26,6 @@ fn ban(client_id: &str) -> Entry {
     Entry::Ban {
         client_id: client_id.into(),
         is_banned: true,
-    }
-}
-
-/// A directory of its own, gone with the value.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("corqtt-cluster-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).expect("a directory");
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -179,7 +162,8 @@ impl Node {
     }
 
     async fn ban(&self, client_id: &str) -> Result<Answer, RaftFailure> {
-        self.raft.propose(&ban(client_id), LIMIT).await
+        let agreed = self.raft.propose(&ban(client_id), LIMIT).await;
+        agreed.map(|agreed| agreed.answer)
     }
 
     fn bans(&self) -> Vec<String> {
@@ -269,14 +253,6 @@ impl Cluster {
             until("the same tables", || node.bans() == bans).await;
         }
     }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(test);
 }
 
 #[test]

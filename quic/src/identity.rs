@@ -86,11 +86,7 @@ impl Identity {
     /// # Errors
     /// When there is none, or one is too short.
     pub fn of_secrets<S: AsRef<[u8]>>(secrets: &[S]) -> Result<Self, InvalidIdentity> {
-        for (at, secret) in secrets.iter().enumerate() {
-            if secret.as_ref().len() < SECRET_BYTES_MIN {
-                return Err(InvalidIdentity::ShortSecret(at + 1));
-            }
-        }
+        check_secrets(secrets)?;
         let keys = secrets
             .iter()
             .map(|secret| key_of(secret.as_ref()))
@@ -156,6 +152,19 @@ impl Identity {
         }
     }
 
+    /// The same identity for TLS over TCP, where both ends speak `protocol`: for the end that accepts, and for the one
+    /// that dials with the name that it dials.
+    #[must_use]
+    pub fn over_tcp(
+        &self,
+        protocol: &[u8],
+    ) -> (Arc<ServerConfig>, Arc<ClientConfig>, ServerName<'static>) {
+        let (mut server, mut client) = ((*self.server).clone(), (*self.client).clone());
+        server.alpn_protocols = vec![protocol.to_vec()];
+        client.alpn_protocols = vec![protocol.to_vec()];
+        (Arc::new(server), Arc::new(client), self.name.clone())
+    }
+
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
@@ -167,6 +176,37 @@ impl Identity {
     pub(crate) fn name(&self) -> String {
         self.name.to_str().into_owned()
     }
+}
+
+fn check_secrets<S: AsRef<[u8]>>(secrets: &[S]) -> Result<(), InvalidIdentity> {
+    if secrets.is_empty() {
+        return Err(InvalidIdentity::NoSecret);
+    }
+    let short = |secret: &S| secret.as_ref().len() < SECRET_BYTES_MIN;
+    match secrets.iter().position(short) {
+        Some(at) => Err(InvalidIdentity::ShortSecret(at + 1)),
+        None => Ok(()),
+    }
+}
+
+/// A key of 256 bits for each secret, as slow to make as the identity's and of no use for it; `purpose` tells apart what
+/// keys are for.
+///
+/// # Errors
+/// When there is no secret, or one is too short.
+pub fn keys_of_secrets<S: AsRef<[u8]>>(
+    secrets: &[S],
+    purpose: &str,
+) -> Result<Vec<[u8; 32]>, InvalidIdentity> {
+    check_secrets(secrets)?;
+    let salt = [SALT, b": ", purpose.as_bytes()].concat();
+    let keys = secrets.iter().map(|secret| {
+        let mut key = [0; 32];
+        let algorithm = ring::pbkdf2::PBKDF2_HMAC_SHA256;
+        ring::pbkdf2::derive(algorithm, ROUNDS, &salt, secret.as_ref(), &mut key);
+        key
+    });
+    Ok(keys.collect())
 }
 
 fn crypto() -> Arc<CryptoProvider> {
@@ -330,5 +370,10 @@ mod tests {
         let public = |secret: &[u8]| key_of(secret).expect("a key").cert[0].clone();
         assert_eq!(public(b"0123456789abcdef"), public(b"0123456789abcdef"));
         assert_ne!(public(b"0123456789abcdef"), public(b"0123456789abcdeg"));
+        let keys = |secrets: &[&str], purpose| keys_of_secrets(secrets, purpose).expect("keys");
+        let (one, other) = ("0123456789abcdef", "0123456789abcdeg");
+        assert_eq!(keys(&[one], "a"), keys(&[one, other], "a")[..1]);
+        assert_ne!(keys(&[one], "a"), keys(&[one], "b"));
+        assert_ne!(keys(&[one], "a"), keys(&[other], "a"));
     }
 }

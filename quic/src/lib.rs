@@ -28,7 +28,7 @@ mod outgoing;
 pub use endpoint::{Caller, Endpoint, Knock};
 pub use error::LinkError;
 pub use frame::{FRAME_BYTES_MAX, Frame, InvalidFrame, Mark};
-pub use identity::{Identity, InvalidIdentity, SECRET_BYTES_MIN};
+pub use identity::{Identity, InvalidIdentity, SECRET_BYTES_MIN, keys_of_secrets};
 pub use incoming::{Incoming, OutOfOrder};
 pub use link::{
     Accepted, Arrival, Arrivals, Begun, FrameReader, Link, LinkNumbers, MarkSender, MarkWriter,

@@ -52,6 +52,8 @@ const SUBSCRIPTION_WORK: i64 = 4;
 /// So many more bytes of a packet that is on its way are a sign of life, or a large message over a slow line would end
 /// its own connection: to its client, keep-alive is the time between two packets `[MQTT-3.1.2-23]` `[MQTT5-3.1.2-20]`.
 const PROGRESS_BYTES: usize = CARRY_BYTES;
+/// A client whose keep-alive is over while bytes of it are not decoded yet is looked at again after so long.
+const UNREAD_LOOK_MS: u64 = 100;
 
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
@@ -435,11 +437,13 @@ impl Shard {
             Decoded::Stopped(used) => (used, true),
             Decoded::Gone => return false,
         };
-        if used > 0 {
-            self.wires.slots[slot as usize].heard(self.now.mono_ms);
-        }
         let rest = &bytes[used..];
         let known = frame_len(rest).ok().flatten();
+        // the beginning of a large packet is as good as what follows
+        let begins = rest.len() >= PROGRESS_BYTES && known.is_some_and(|whole| whole > rest.len());
+        if used > 0 || begins {
+            self.wires.slots[slot as usize].heard(self.now.mono_ms);
+        }
         self.work -= (rest.len() / BYTES_PER_WORK) as i64;
         self.wires.put_carry(slot, Carry::keep(rest, known));
         let connection = &mut self.wires.slots[slot as usize];
@@ -788,15 +792,13 @@ impl Shard {
                 };
                 self.close_soon(slot, close);
             }
-            // bytes of it wait for us to be done with earlier ones: it is not silent
+            // bytes of it wait for us to be done with earlier ones: what they are shows when they are decoded
             Stage::Live
                 if connection.decoding_waits()
-                    || (connection.readable && !connection.write_blocked) =>
+                    || (connection.ready || connection.readable || connection.paused)
+                        && !connection.write_blocked =>
             {
-                connection.heard(now);
-                if let Some(at_ms) = deadline_ms(connection) {
-                    self.connection_deadline(slot, at_ms);
-                }
+                self.connection_deadline(slot, now + UNREAD_LOOK_MS);
             }
             Stage::Live => {
                 // [MQTT-3.1.2-23] [MQTT-3.1.2-24] [MQTT5-3.1.2-20] [MQTT5-3.1.2-22]

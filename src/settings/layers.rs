@@ -21,8 +21,7 @@ use crate::args::Args;
 
 /// A settings file is small; something larger is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// A variable that is so near to a known one was meant to be it; other software may have variables that are not.
-const MISTYPED_EDITS_MAX: usize = 2;
+const PREFIX: &str = "CORQTT_";
 
 /// The text of a settings file and its name for messages.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ pub(super) fn corqtt_variables(
         let Ok(name) = name.into_string() else {
             continue;
         };
-        if !name.starts_with("CORQTT_") || value.is_empty() {
+        if !name.starts_with(PREFIX) || value.is_empty() {
             continue;
         }
         match value.into_string() {
@@ -177,6 +176,9 @@ impl Sources<'_> {
     ) {
         let known: Vec<String> = ROWS.iter().filter_map(Row::variable).collect();
         for (name, text) in self.environment {
+            if is_of_an_orchestrator(name, text) {
+                continue;
+            }
             let place = ROWS
                 .iter()
                 .position(|row| row.variable().as_deref() == Some(name));
@@ -187,9 +189,8 @@ impl Sources<'_> {
                     Origin::Variable(name.clone()),
                     problems,
                 ),
-                None if is_of_an_orchestrator(name) => {}
                 None => match nearest(name, known.iter().map(String::as_str)) {
-                    Some((near, distance)) if distance <= MISTYPED_EDITS_MAX => {
+                    Some((near, distance)) if distance <= edits_of_a_slip(name) => {
                         problems.push(Problem::new(
                             format!(
                                 "unknown environment variable {}; the nearest known one is {near}",
@@ -211,13 +212,29 @@ impl Sources<'_> {
     }
 }
 
+/// So many edits from a known name a variable was meant to be that one; short names have many others near them.
+fn edits_of_a_slip(name: &str) -> usize {
+    if name.len() <= PREFIX.len() + 4 { 1 } else { 2 }
+}
+
 /// Orchestrators tell a service of this name, or one whose name begins so, where it is: `CORQTT_SERVICE_HOST`,
-/// `CORQTT_WS_PORT_1882_TCP_ADDR`.
-fn is_of_an_orchestrator(name: &str) -> bool {
-    let is_port = |rest: &str| rest.is_empty() || rest.starts_with("_");
-    name.contains("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.split("_PORT").skip(1).any(is_port)
+/// `CORQTT_WS_PORT_1882_TCP_ADDR`, and `CORQTT_RAFT_PORT` as a URL.
+fn is_of_an_orchestrator(name: &str, text: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    let is_service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    let is_url = |protocol: &str| {
+        let scheme = text.get(..protocol.len());
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(protocol))
+            && text[protocol.len()..].starts_with("://")
+    };
+    let is_part = |(_, rest): (&str, &str)| {
+        let (port, rest) = rest.split_once('_').unwrap_or((rest, ""));
+        let protocol = rest.split('_').next().unwrap_or_default();
+        port.bytes().all(|byte| byte.is_ascii_digit()) && PROTOCOLS.contains(&protocol)
+    };
+    is_service
+        || name.ends_with("_PORT") && PROTOCOLS.into_iter().any(is_url)
+        || name.rsplit_once("_PORT_").is_some_and(is_part)
 }
 
 /// A URL without what stands before the host.

@@ -453,6 +453,7 @@ fn mistyped_variables_are_refused_and_strangers_told() {
         ("CORQTT_PORT_1883_TCP_ADDR", "10.0.0.1"),
         ("CORQTT_SERVICE_HOST", "10.0.0.1"),
         ("CORQTT_WS_SERVICE_PORT_WS", "1882"),
+        ("CORQTT_RAFT_PORT", "tcp://10.0.0.1:8946"),
     ];
     let settings = resolve(&[], &strangers, "", NOTHING).expect("strangers are no errors");
     let warnings: Vec<_> = settings
@@ -465,11 +466,21 @@ fn mistyped_variables_are_refused_and_strangers_told() {
         warnings,
         ["the environment variable CORQTT_SOMETHING_ELSE is unknown and not used"]
     );
-    let error = resolve(&[], &[("CORQTT_TPC", ":1")], "", NOTHING).expect_err("it is mistyped");
-    assert_eq!(
-        error.to_string(),
-        "unknown environment variable CORQTT_TPC; the nearest known one is CORQTT_TCP"
-    );
+    for (mistyped, meant) in [
+        ("CORQTT_TPC", "CORQTT_TCP"),
+        ("CORQTT_RATF_PORT", "CORQTT_RAFT_PORT"),
+        ("CORQTT_STORAGE_WYA", "CORQTT_STORAGE_WAY"),
+    ] {
+        let error = resolve(&[], &[(mistyped, "1")], "", NOTHING).expect_err("it is mistyped");
+        assert_eq!(
+            error.to_string(),
+            format!("unknown environment variable {mistyped}; the nearest known one is {meant}")
+        );
+    }
+    // of other software
+    for other in ["CORQTT_TAG", "CORQTT_UID", "CORQTT_DB", "CORQTT_ENV_FILE"] {
+        resolve(&[], &[(other, "1")], "", NOTHING).expect("a stranger is no error");
+    }
 }
 
 #[test]

@@ -123,6 +123,8 @@ pub struct NodeRow {
     pub boot: Option<Boot>,
     /// It has started, its series is complete, and it is not dead.
     pub is_live: bool,
+    /// That start was declared dead.
+    pub is_dead: bool,
 }
 
 /// How much is in a table, and a number that is equal where it is equal.
@@ -380,6 +382,7 @@ impl Machine {
             name: node.name.clone(),
             boot: node.boot,
             is_live: node.is_live(),
+            is_dead: node.is_dead,
         })
     }
 

@@ -2,7 +2,7 @@
 //! Raft as this cluster uses it: what openraft is given to keep its log, its vote and the machine.
 
 mod log;
-mod network;
+pub(crate) mod network;
 mod node;
 mod state;
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use network::{InvalidQuestion, Peers};
-pub use node::{RaftFailure, RaftNode, StartError};
+pub use node::{Agreed, RaftFailure, RaftNode, StartError};
 pub use state::Applied;
 
 use log::LogStore;

@@ -60,6 +60,11 @@ impl Peers {
         self.links().remove(&peer);
     }
 
+    /// All links are over: with the last one the socket goes, whoever still holds this.
+    pub fn clear(&self) {
+        self.links().clear();
+    }
+
     /// The link to a peer.
     #[must_use]
     pub fn link(&self, peer: NodeId) -> Option<Link> {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, Raft, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::network::{self, CONFIRM, InvalidQuestion, Network, PROPOSE, Peers};
-use super::state::Applied;
+use super::state::{Applied, Tables};
 use super::{LogStore, Proposal, StateMachine, Types};
 use crate::entry::{Entry, NodeId, decode_entry, encode_entry};
-use crate::machine::Answer;
+use crate::machine::{Answer, Machine};
 
 /// An answer that takes longer than a heartbeat's interval counts as none.
 const HEARTBEAT_MS: u64 = 100;
@@ -39,6 +39,7 @@ pub struct RaftNode {
     me: NodeId,
     raft: Raft<Types>,
     peers: Arc<Peers>,
+    tables: Tables,
     /// Since when it leads without having heard of a quorum.
     alone_since: Arc<Mutex<Option<Instant>>>,
 }
@@ -62,6 +63,15 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// What the cluster agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreed {
+    /// The entry's index.
+    pub index: u64,
+    /// The machine's answer.
+    pub answer: Answer,
+}
 
 /// What could not be agreed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +121,7 @@ impl RaftNode {
         let log = LogStore::open(directory).map_err(|error| StartError(error.to_string()))?;
         let state = StateMachine::open(me, directory, on_applied)
             .map_err(|error| StartError(format!("the raft snapshot cannot be read: {error}")))?;
+        let tables = state.tables();
         let config = Config {
             cluster_name: "corqtt".to_owned(),
             heartbeat_interval: HEARTBEAT_MS,
@@ -136,6 +147,7 @@ impl RaftNode {
             me,
             raft,
             peers,
+            tables,
             alone_since: Arc::default(),
         })
     }
@@ -151,6 +163,11 @@ impl RaftNode {
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(RaftFailure::Founded),
             Err(error) => Err(RaftFailure::Ended(error.to_string())),
         }
+    }
+
+    /// Looks something up in this node's tables; raft waits meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        self.tables.look(look)
     }
 
     /// Who leads, as far as this node knows.
@@ -175,12 +192,54 @@ impl RaftNode {
         )
     }
 
-    /// Proposes an entry until the cluster has it; the machine's answer. An entry may be applied twice where its answer
+    /// As leader: up to which entry each member has its log, and where the leader's own ends.
+    #[must_use]
+    pub fn progress(&self) -> (BTreeMap<NodeId, u64>, u64) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let matched = metrics.replication.iter().flatten();
+        // one that was never reached has nothing, and not the first entry
+        let matched =
+            matched.filter_map(|(node, last)| Some((NodeId::new(*node)?, (*last)?.index)));
+        (matched.collect(), metrics.last_log_index.unwrap_or(0))
+    }
+
+    /// The voters that there will be, while a change of them is half done: whoever leads has to finish it (Ongaro and
+    /// Ousterhout 2014, section 6).
+    #[must_use]
+    pub fn half_changed(&self) -> Option<Vec<NodeId>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let configs = metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .clone();
+        let last = configs.last().filter(|_| configs.len() > 1)?;
+        Some(last.iter().copied().filter_map(NodeId::new).collect())
+    }
+
+    /// As leader, and by no other: an entry that this node's own view is the reason for.
+    ///
+    /// # Errors
+    /// When this node does not lead, or it is not agreed on within `limit`.
+    pub async fn propose_as_leader(
+        &self,
+        entry: &Entry,
+        limit: Duration,
+    ) -> Result<Agreed, RaftFailure> {
+        let writing = self.write(Bytes::from(encode_entry(entry)));
+        tokio::time::timeout(limit, writing)
+            .await
+            .unwrap_or(Err(RaftFailure::NoLeader))
+    }
+
+    /// Proposes an entry until the cluster has it; its index, and the machine's answer. An entry may be applied twice where its answer
     /// was lost: the machine knows repeats.
     ///
     /// # Errors
     /// When it is not agreed on within `limit`: it still may be.
-    pub async fn propose(&self, entry: &Entry, limit: Duration) -> Result<Answer, RaftFailure> {
+    pub async fn propose(&self, entry: &Entry, limit: Duration) -> Result<Agreed, RaftFailure> {
         let bytes = Bytes::from(encode_entry(entry));
         let trying = async {
             loop {
@@ -197,7 +256,7 @@ impl RaftNode {
             .unwrap_or(Err(RaftFailure::NoLeader))
     }
 
-    async fn try_propose(&self, entry: &Bytes) -> Result<Answer, RaftFailure> {
+    async fn try_propose(&self, entry: &Bytes) -> Result<Agreed, RaftFailure> {
         let leader = self.leader().ok_or(RaftFailure::NoLeader)?;
         if leader == self.me {
             return self.write(entry.clone()).await;
@@ -211,11 +270,14 @@ impl RaftNode {
     }
 
     /// As leader.
-    async fn write(&self, entry: Bytes) -> Result<Answer, RaftFailure> {
+    async fn write(&self, entry: Bytes) -> Result<Agreed, RaftFailure> {
         // what is in the log is applied by all, or they would differ
         decode_entry(&entry).map_err(|error| RaftFailure::Entry(error.to_string()))?;
         match self.raft.client_write(Proposal(entry)).await {
-            Ok(written) => Ok(written.data.unwrap_or(Answer::Done)),
+            Ok(written) => Ok(Agreed {
+                index: written.log_id.index,
+                answer: written.data.unwrap_or(Answer::Done),
+            }),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(
                 RaftFailure::NotLeader(forward.leader_id.and_then(NodeId::new)),
             ),
@@ -255,14 +317,14 @@ impl RaftNode {
         }
     }
 
-    /// As leader: a node listens from now on; returns when it has caught up.
+    /// As leader: a node listens from now on, and catches up.
     ///
     /// # Errors
     /// When this node does not lead, or another change is under way.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), RaftFailure> {
         let added = self
             .raft
-            .add_learner(node.0.get(), EmptyNode {}, true)
+            .add_learner(node.0.get(), EmptyNode {}, false)
             .await;
         members_changed(added.map(|_| ()))
     }
@@ -279,6 +341,17 @@ impl RaftNode {
         let voters: std::collections::BTreeSet<u64> =
             voters.iter().map(|node| node.0.get()).collect();
         let changed = self.raft.change_membership(voters, others_listen).await;
+        members_changed(changed.map(|_| ()))
+    }
+
+    /// As leader: these nodes, which do not vote, are members no more.
+    ///
+    /// # Errors
+    /// When this node does not lead, or another change is under way.
+    pub async fn remove_learners(&self, nodes: &[NodeId]) -> Result<(), RaftFailure> {
+        let nodes = nodes.iter().map(|node| node.0.get()).collect();
+        let change = ChangeMembers::RemoveNodes(nodes);
+        let changed = self.raft.change_membership(change, false).await;
         members_changed(changed.map(|_| ()))
     }
 

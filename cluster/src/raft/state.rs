@@ -97,6 +97,22 @@ impl StateMachine {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
+
+    /// For whoever looks something up in the tables.
+    pub(crate) fn tables(&self) -> Tables {
+        Tables(self.inner.clone())
+    }
+}
+
+/// The tables of this node, to be looked at from any thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Tables(Arc<Mutex<Inner>>);
+
+impl Tables {
+    /// Raft waits meanwhile.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&lock(&self.0).machine)
+    }
 }
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {

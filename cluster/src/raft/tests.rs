@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite, blank_ent};
@@ -9,28 +8,9 @@ use openraft::{StorageError, Vote};
 
 use super::*;
 use crate::entry::NodeId;
+use crate::testing::Directory;
 
 const ME: NodeId = NodeId(NonZeroU64::MIN);
-
-/// A directory of its own, gone with the value.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("corqtt-raft-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).expect("a directory");
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn state(directory: &Path) -> StateMachine {
     StateMachine::open(ME, directory, Box::new(|_| ())).expect("no snapshot, or a good one")
@@ -41,8 +21,8 @@ struct Stores;
 impl StoreBuilder<Types, LogStore, StateMachine, Directory> for Stores {
     async fn build(&self) -> Result<(Directory, LogStore, StateMachine), StorageError<u64>> {
         let directory = Directory::new();
-        let log = LogStore::open(&directory.0).expect("a log");
-        let state = state(&directory.0);
+        let log = LogStore::open(directory.path()).expect("a log");
+        let state = state(directory.path());
         Ok((directory, log, state))
     }
 }
@@ -64,7 +44,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 fn vote_and_entries_are_there_after_a_restart() {
     let directory = Directory::new();
     run(async {
-        let mut log = LogStore::open(&directory.0).expect("a log");
+        let mut log = LogStore::open(directory.path()).expect("a log");
         log.save_vote(&Vote::new(3, 7)).await.expect("a disk");
         let entries = (1..=20).map(|index| blank_ent(3, 7, index));
         log.blocking_append(entries).await.expect("a disk");
@@ -79,7 +59,7 @@ fn vote_and_entries_are_there_after_a_restart() {
             .expect("a disk");
     });
     run(async {
-        let mut log = LogStore::open(&directory.0).expect("a log");
+        let mut log = LogStore::open(directory.path()).expect("a log");
         assert_eq!(
             log.read_vote().await.expect("a disk"),
             Some(Vote::new(3, 7))
@@ -96,8 +76,8 @@ fn vote_and_entries_are_there_after_a_restart() {
 #[test]
 fn a_second_process_does_not_get_the_log() {
     let directory = Directory::new();
-    let _log = LogStore::open(&directory.0).expect("a log");
-    let error = LogStore::open(&directory.0).expect_err("it is in use");
+    let _log = LogStore::open(directory.path()).expect("a log");
+    let error = LogStore::open(directory.path()).expect_err("it is in use");
     assert!(
         error.to_string().contains("log.redb cannot be opened"),
         "{error}"

@@ -249,6 +249,13 @@ impl<'a> PublishProperties<'a> {
         properties
     }
 
+    /// Whether bytes that another node says are what [`Self::forwarded`] gave could be that: a checked block without what
+    /// is between a client and its broker.
+    #[must_use]
+    pub fn may_be_forwarded(raw: &[u8]) -> bool {
+        PublishProperties::decode_block(raw, false).is_ok_and(|(properties, _)| !properties.has_own)
+    }
+
     /// Checks the block of a PUBLISH.
     #[inline]
     pub(crate) fn decode(raw: &'a [u8]) -> Result<Self, DecodeError> {
