@@ -360,6 +360,7 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
         .context("no random numbers")?;
     Ok(Config {
         shards,
+        nodes: 0,
         runtime: runtime(settings)?,
         cpus,
         listeners,

@@ -15,6 +15,7 @@ mod entry;
 mod gossip;
 mod lease;
 mod machine;
+mod own;
 mod raft;
 #[cfg(test)]
 mod testing;
@@ -35,4 +36,5 @@ pub use machine::{
     Answer, ClientRow, InvalidSnapshot, Kind, Machine, NodeRow, Output, Refusal, TableNumbers,
     Verdict,
 };
+pub use own::OwnRoutes;
 pub use raft::{Agreed, Applied, InvalidQuestion, Peers, RaftFailure, RaftNode, StartError};

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use corqtt_codec::{QoS, Version};
-use corqtt_topics::Strategy;
+use corqtt_topics::{ShardId, Strategy};
 use corqtt_transport::Layers;
 use corqtt_transport::tls::Terms;
 use corqtt_transport::websocket::Origins;
@@ -218,6 +218,9 @@ impl Limits {
 pub struct Config {
     /// 1 to 64.
     pub shards: u8,
+    /// Lanes to other nodes, 0: none, and no cluster. Lanes are numbered on behind the shards: first the one to the
+    /// cluster's tables, then one per node; all of them are at most 64.
+    pub nodes: u8,
     /// How shards wait.
     pub runtime: Runtime,
     /// A CPU per shard; empty: not pinned.
@@ -240,6 +243,34 @@ pub struct Config {
     pub stamp_base: u64,
     /// Starts of the broker on its store before this one.
     pub start: u32,
+}
+
+impl Config {
+    /// All lanes that a shard has, its own place among them.
+    #[must_use]
+    pub const fn lanes(&self) -> u8 {
+        if self.nodes == 0 {
+            self.shards
+        } else {
+            self.shards + 1 + self.nodes
+        }
+    }
+
+    /// Lanes that are told this shard's interest: the shards, and the cluster's tables.
+    pub(crate) const fn interested(&self) -> usize {
+        let tables = (self.nodes > 0) as u8;
+        (self.shards + tables) as usize
+    }
+
+    /// What is behind a lane is another node.
+    pub(crate) const fn is_node(&self, lane: ShardId) -> bool {
+        lane.0 > self.shards
+    }
+
+    /// The shards of this node, a bit each.
+    pub(crate) const fn here(&self) -> u64 {
+        u64::MAX >> (64 - self.shards as u32)
+    }
 }
 
 #[cfg(test)]

@@ -95,6 +95,8 @@ pub(crate) enum Waiter {
     Connect(ConnectionKey),
     /// A mark that is due to another shard.
     Mark { to: ShardId, upto: u64 },
+    /// An item of another node's stream that went on to another shard, or into the store.
+    Item { from: ShardId, item: u64 },
     /// Whoever waits for that receipt.
     Receipt(Receipt),
     /// A message of a shared group is to be kept by a member on another shard, and then no more by this session.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The way of a publish: match, local subscribers, shared groups, other shards (design: one walk answers all).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use corqtt_codec::{Message, MessageId, MessageRef, Payload, QoS, ReasonCode};
@@ -19,7 +20,7 @@ use crate::background::{FanOut, Job, Next};
 use crate::keeping::Forward;
 use crate::lanes::Waiter;
 use crate::limits::Limited;
-use crate::shard::Shard;
+use crate::shard::{Owing, Shard};
 use crate::shares::Retainable;
 use crate::wires::{Close, NONE, Why};
 
@@ -269,6 +270,7 @@ impl Shard {
     ) -> bool {
         self.keeping.records
             && message.qos == QoS::ExactlyOnce
+            && !self.config.is_node(ShardId(shard))
             && (waits && self.is_kept(publisher) || self.keeping.is_forwarding(shard))
     }
 
@@ -293,9 +295,12 @@ impl Shard {
         waits: bool,
         routed: &mut Routed,
     ) {
+        let is_node = self.config.is_node(ShardId(shard));
         let lane = &mut self.lanes[usize::from(shard)];
-        if lane.is_full() && message.qos == QoS::AtMostOnce {
+        if lane.is_full() && (is_node || message.qos == QoS::AtMostOnce) {
             self.counters.lane_full += 1;
+            // a shard catches up; a node may be gone
+            routed.refused |= message.qos > QoS::AtMostOnce;
             return;
         }
         let waits = waits && message.qos > QoS::AtMostOnce;
@@ -555,6 +560,7 @@ impl Shard {
                     crate::crash_point("settled");
                     self.send_mark(to, upto, upto, true);
                 }
+                Waiter::Item { from, item } => self.item_is_kept(from, item, refused),
                 Waiter::Given {
                     session,
                     generation,
@@ -653,6 +659,9 @@ impl Shard {
                     let number = batch.first + index as u64;
                     let routed = self.handle_forwarded(message, publish, groups, from, number);
                     stored |= routed.stored || publish.is_owed;
+                    if self.config.is_node(from) {
+                        self.owe_item(from, number, &routed);
+                    }
                     if routed.refused {
                         self.refused[usize::from(from.0)].push(number);
                     }
@@ -665,13 +674,72 @@ impl Shard {
         }
         let upto = batch.first + batch.items.len() as u64 - 1;
         let is_awaited = batch.is_awaited || self.draining.is_some();
-        if self.keeping.records && self.keeping.mark_waits(from, stored) {
+        let waits = self.keeping.records && self.keeping.mark_waits(from, stored);
+        if self.config.is_node(from) {
+            if waits {
+                self.owe(from, upto);
+                self.keeping.wait(Waiter::Item { from, item: upto });
+            }
+            let kept = self.kept_of(from, upto);
+            self.send_mark(from, upto, kept, is_awaited);
+        } else if waits {
             self.keeping.wait(Waiter::Mark { to: from, upto });
             self.send_mark(from, upto, 0, is_awaited);
         } else {
             self.send_mark(from, upto, upto, is_awaited);
         }
         true
+    }
+
+    /// An item of another node went on to other shards: it is kept when they have it.
+    fn owe_item(&mut self, from: ShardId, item: u64, routed: &Routed) {
+        for (shard, sent) in &routed.owed {
+            self.owe(from, item);
+            let waiter = Waiter::Item { from, item };
+            self.lanes[usize::from(*shard)].wait(*sent, waiter);
+        }
+    }
+
+    fn owing(&mut self, from: ShardId) -> &mut VecDeque<Owing> {
+        &mut self.owing[usize::from(from.0 - self.config.shards - 1)]
+    }
+
+    fn owe(&mut self, from: ShardId, item: u64) {
+        let owing = self.owing(from);
+        match owing.back_mut() {
+            Some(last) if last.item == item => last.left += 1,
+            _ => owing.push_back(Owing { item, left: 1 }),
+        }
+    }
+
+    /// Up to where the items of another node are kept that are done up to `upto`.
+    fn kept_of(&mut self, from: ShardId, upto: u64) -> u64 {
+        let first = self.owing(from).front();
+        first.map_or(upto, |first| upto.min(first.item - 1))
+    }
+
+    /// A shard, or the store, has kept an item of another node, or refused it.
+    fn item_is_kept(&mut self, from: ShardId, item: u64, is_refused: bool) {
+        let owing = self.owing(from);
+        let at = owing.partition_point(|owing| owing.item < item);
+        if let Some(found) = owing.get_mut(at).filter(|owing| owing.item == item) {
+            found.left -= 1;
+        }
+        while owing.front().is_some_and(|first| first.left == 0) {
+            owing.pop_front();
+        }
+        if is_refused {
+            let refused = &mut self.refused[usize::from(from.0)];
+            let at = refused.partition_point(|known| *known < item);
+            if refused.get(at) != Some(&item) {
+                refused.insert(at, item);
+            }
+        }
+        let upto = self.marked[usize::from(from.0)].upto;
+        let kept = self.kept_of(from, upto);
+        if kept > self.marked[usize::from(from.0)].kept {
+            self.send_mark(from, upto, kept, true);
+        }
     }
 
     /// A message that another shard matched against this one's interest.
@@ -690,12 +758,17 @@ impl Shard {
         };
         let mut matches = std::mem::take(&mut self.matches);
         matches.clear();
-        if publish.plain {
+        let is_node = self.config.is_node(from);
+        if publish.plain && is_node {
+            let here = self.config.here();
+            self.topics
+                .matches_on_node(message.topic, publisher, here, &mut matches);
+        } else if publish.plain {
             self.topics
                 .matches_local(message.topic, publisher, &mut matches);
         }
         let copies = matches.hits.len() + usize::from(!groups.is_empty());
-        let shared = self.share_payload(&message, copies > 0);
+        let shared = self.share_payload(&message, copies > 0 || matches.shards != 0);
         let message = match &shared {
             Some(bytes) => MessageRef {
                 payload: Payload::shared(bytes),
@@ -706,7 +779,11 @@ impl Shard {
         let mut frame = std::mem::take(&mut self.frame);
         let mut outgoing = Outgoing::new(message, &mut frame)
             .single(copies <= 1)
-            .named(publish.id);
+            .named(match publish.id {
+                // a name of another node means nothing here
+                None if is_node => self.keeping.name(self.me),
+                id => id,
+            });
         // its mark waits for the store
         let mut routed = Routed {
             strict: true,
@@ -721,9 +798,10 @@ impl Shard {
             .filter(|group| !group.is_empty())
         {
             if let Ok(group) = std::str::from_utf8(group) {
-                self.deliver_to_group(group, &mut outgoing, publisher, &[], &mut routed);
+                self.deliver_from(from, group, &mut outgoing, publisher, &mut routed);
             }
         }
+        self.forward_here(&mut outgoing, &matches, publisher, &mut routed);
         self.deliver_all(
             &mut outgoing,
             &matches,
@@ -736,19 +814,67 @@ impl Shard {
         routed
     }
 
-    /// One member of a shared group gets the message; prefers members here. False: there is none anywhere.
+    /// A shared group's message for which another shard or node chose this one; a node's stays on this node if it can.
+    fn deliver_from(
+        &mut self,
+        from: ShardId,
+        group: &str,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Publisher,
+        routed: &mut Routed,
+    ) {
+        let (here, elsewhere) = if self.config.is_node(from) {
+            (self.config.here(), !from.bit())
+        } else {
+            (u64::MAX, 0)
+        };
+        if !self.deliver_to_group(group, outgoing, publisher, &[], here, routed) && elsewhere != 0 {
+            self.deliver_to_group(group, outgoing, publisher, &[], elsewhere, routed);
+        }
+    }
+
+    /// A message of another node goes on to the other shards of this one.
+    fn forward_here(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        matches: &Matches,
+        publisher: Publisher,
+        routed: &mut Routed,
+    ) {
+        let mut shards = matches.shards;
+        let message = *outgoing.message();
+        while shards != 0 {
+            let shard = shards.trailing_zeros() as u8;
+            shards &= shards - 1;
+            let waits = matches.shards_persistent & ShardId(shard).bit() != 0;
+            self.send_away(
+                shard,
+                &message,
+                outgoing.id(),
+                publisher.client_id_hash,
+                true,
+                &[],
+                waits,
+                routed,
+            );
+        }
+    }
+
+    /// One member of a shared group gets the message; prefers members here, then those on the lanes of `among`. False:
+    /// there is none.
     fn deliver_to_group(
         &mut self,
         full_filter: &str,
         outgoing: &mut Outgoing<'_>,
         publisher: Publisher,
         except: &[ClientKey],
+        among: u64,
         routed: &mut Routed,
     ) -> bool {
         let topic = outgoing.message().topic;
         match self
             .topics
-            .choose_member(full_filter, publisher, topic, except)
+            .choose_member(full_filter, publisher, topic, except, among)
         {
             Some(Choice::Local { client, sub, .. }) => {
                 let filter: Arc<str> = full_filter.into();
@@ -808,16 +934,17 @@ impl Shard {
                 ..Routed::default()
             };
             let except: SmallVec<[ClientKey; 1]> = from.member().into_iter().collect();
-            let found =
-                self.deliver_to_group(group, &mut outgoing, publisher, &except, &mut routed)
-                    || (!except.is_empty()
-                        && self.deliver_to_group(
-                            group,
-                            &mut outgoing,
-                            publisher,
-                            &[],
-                            &mut routed,
-                        ));
+            let mut give = |except: &[ClientKey]| {
+                self.deliver_to_group(
+                    group,
+                    &mut outgoing,
+                    publisher,
+                    except,
+                    u64::MAX,
+                    &mut routed,
+                )
+            };
+            let found = give(&except) || (!except.is_empty() && give(&[]));
             if !found {
                 self.drops.count(DropReason::SessionEnded);
             }
@@ -898,8 +1025,10 @@ impl Shard {
 
     /// Tells the other shards what changed in the interest of this one.
     pub(crate) fn spread_interest(&mut self) {
+        let interested = self.config.interested();
         for change in self.changes.drain(..) {
-            for (shard, lane) in self.lanes.iter_mut().enumerate() {
+            let lanes = self.lanes.iter_mut().take(interested);
+            for (shard, lane) in lanes.enumerate() {
                 if shard != usize::from(self.me.0) {
                     lane.push_interest(self.me, change.clone());
                 }

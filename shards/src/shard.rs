@@ -126,6 +126,14 @@ pub(crate) struct Marked {
     pub(crate) kept: u64,
 }
 
+/// An item of another node that is not kept yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owing {
+    pub(crate) item: u64,
+    /// Shards, and the store, that have not kept it.
+    pub(crate) left: u32,
+}
+
 #[derive(Debug)]
 struct Listening {
     id: Arc<str>,
@@ -172,6 +180,8 @@ pub struct Shard {
     pub(crate) marked: Vec<Marked>,
     /// Per shard: items of its stream that a full queue or a limit refused and that are not marked yet, ascending.
     pub(crate) refused: Vec<Vec<u64>>,
+    /// Per node: items of its stream that other shards or the store still owe something for, ascending.
+    pub(crate) owing: Vec<VecDeque<Owing>>,
     /// Connections with something to read or decode.
     pub(crate) ready: VecDeque<u32>,
     /// The same in the middle of a large packet: they come after the others, and thousands of them delay nobody else.
@@ -263,7 +273,7 @@ impl Shard {
             wires: Wires::default(),
             sessions: Sessions::new(config.hash_seed),
             methods: HashMap::new(),
-            topics: Partition::new(me, config.shards, config.hash_seed, config.strategy),
+            topics: Partition::new(me, config.lanes(), config.hash_seed, config.strategy),
             retained: Retained::new(),
             lanes: ports.shards.into_iter().map(Lane::new).collect(),
             marks: ports.marks,
@@ -273,20 +283,21 @@ impl Shard {
             frame: Frame::default(),
             drops: Drops::default(),
             counters: Counters::default(),
-            meter: Meter::new(usize::from(config.shards), ports.clients),
+            meter: Meter::new(usize::from(config.lanes()), ports.clients),
             checks_publish: ports.auth.checks_publish(),
             checks_subscribe: ports.auth.checks_subscribe(),
             auth: ports.auth,
             bans: Bans::default(),
-            keeping: Keeping::new(ports.store, config.shards, config.start),
+            keeping: Keeping::new(ports.store, config.lanes(), config.start),
             events: ports.events,
             admission: ports.admission,
             publish_rates: PublishRates::new(config.limits.publishes_per_sec),
             memory: Memory::new(config.limits.memory_bytes_max),
             session_limits: config.session.clone(),
             resolved: Vec::new(),
-            marked: vec![Marked::default(); usize::from(config.shards)],
-            refused: (0..config.shards).map(|_| Vec::new()).collect(),
+            marked: vec![Marked::default(); usize::from(config.lanes())],
+            refused: (0..config.lanes()).map(|_| Vec::new()).collect(),
+            owing: (0..config.nodes).map(|_| VecDeque::new()).collect(),
             ready: VecDeque::new(),
             bulk: VecDeque::new(),
             closing: VecDeque::new(),
@@ -296,7 +307,7 @@ impl Shard {
             pages: HashMap::new(),
             page_ready: Vec::new(),
             paging_number: 0,
-            deferred: (0..config.shards).map(|_| VecDeque::new()).collect(),
+            deferred: (0..config.lanes()).map(|_| VecDeque::new()).collect(),
             runnable_batches: 0,
             work: 0,
             accepts: 0,
@@ -759,9 +770,11 @@ impl Shard {
             .insert(Wheel::tick_of(self.now.mono_ms + SWEEP_MS), Timer::Sweep);
     }
 
-    /// Nothing more is decoded until a shard has caught up; its mark is on its way.
+    /// Nothing more is decoded until a shard has caught up; its mark is on its way. Who waits for another node waits for
+    /// that alone.
     fn lane_is_full(&self) -> bool {
-        self.lanes.iter().any(Lane::is_full)
+        let near = self.lanes.iter().take(self.config.interested());
+        near.into_iter().any(Lane::is_full)
     }
 
     fn serve_ready(&mut self) {

@@ -76,6 +76,7 @@ fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
     let bound = Arc::new(bind("test", loopback).expect("a free port"));
     let mut config = Config {
         shards: setup.shards,
+        nodes: 0,
         runtime: setup.runtime,
         cpus: Vec::new(),
         listeners: vec![Listener::plain("test", bound)],
@@ -748,6 +749,8 @@ mod bans;
 mod commits;
 #[path = "shards/limits.rs"]
 mod limits;
+#[path = "shards/nodes.rs"]
+mod nodes;
 #[path = "shards/turns.rs"]
 mod turns;
 #[path = "shards/wills.rs"]

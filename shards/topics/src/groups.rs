@@ -262,17 +262,18 @@ impl Groups {
         publisher: Publisher,
         topic: &str,
         except: &[ClientKey],
+        among: u64,
     ) -> Option<Choice> {
         let group = &mut self.groups[at];
         [true, false].into_iter().find_map(|online| {
             group.member(online, publisher, topic, except).or_else(|| {
-                let total = group
-                    .remotes
-                    .iter()
+                let allowed = group.remotes.iter();
+                let total = allowed
+                    .filter(|remote| remote.shard.bit() & among != 0)
                     .map(|remote| remote.members(online))
                     .sum();
                 let slot = group.slot(total, publisher, topic)?;
-                group.remote(group.shard_at(slot, None, online)?)
+                group.remote(group.shard_at(slot, None, online, among)?)
             })
         })
     }
@@ -433,7 +434,7 @@ impl Group {
                 .map(|remote| remote.members(online))
                 .sum::<u32>();
         let slot = self.slot(total, publisher, topic)?;
-        let shard = self.shard_at(slot, Some(own), online);
+        let shard = self.shard_at(slot, Some(own), online, u64::MAX);
         self.sticky_shard = shard;
         shard
     }
@@ -453,10 +454,18 @@ impl Group {
         })
     }
 
-    /// The shard whose members include number `slot`, counted over the shards in order; `own` is one of them if given.
-    fn shard_at(&self, mut slot: u32, own: Option<ShardId>, online: bool) -> Option<ShardId> {
+    /// The shard whose members include number `slot`, counted over the shards of `among` in order; `own` is one of them if
+    /// given.
+    fn shard_at(
+        &self,
+        mut slot: u32,
+        own: Option<ShardId>,
+        online: bool,
+        among: u64,
+    ) -> Option<ShardId> {
         let mut own = own.map(|own| (own, self.here(online)));
-        for remote in &self.remotes {
+        let allowed = self.remotes.iter();
+        for remote in allowed.filter(|remote| remote.shard.bit() & among != 0) {
             for (shard, members) in own
                 .take_if(|(own, _)| *own < remote.shard)
                 .into_iter()

@@ -497,6 +497,28 @@ impl Partition {
         self.hit_local(publisher, out);
     }
 
+    /// For a message from another node, which has chosen among groups: everyone with a plain subscription, of the other
+    /// shards those in `here` only.
+    pub fn matches_on_node(
+        &mut self,
+        topic: TopicName<'_>,
+        publisher: Publisher,
+        here: u64,
+        out: &mut Matches,
+    ) {
+        out.clear();
+        self.find(topic);
+        for entry in &self.found {
+            let entry = self.filters.entry(*entry);
+            if entry.remotes != remotes::EMPTY {
+                let set = self.remotes.set(entry.remotes);
+                out.shards |= set.shards & here;
+                out.shards_persistent |= set.persistent & here;
+            }
+        }
+        self.hit_local(publisher, out);
+    }
+
     /// The local clients with plain subscriptions only: what is left to do for a message from another shard.
     pub fn matches_local(&mut self, topic: TopicName<'_>, publisher: Publisher, out: &mut Matches) {
         out.clear();
@@ -506,17 +528,18 @@ impl Partition {
 
     /// Another member of a shared group, or the first one where another shard left the choice to this one:
     /// somebody connected here, somebody connected elsewhere, then those not connected in the same order. `except` are
-    /// members here that had their chance. None if there is nobody.
+    /// members here that had their chance, `among` the other shards that may get it. None if there is nobody.
     pub fn choose_member(
         &mut self,
         full_filter: &str,
         publisher: Publisher,
         topic: TopicName<'_>,
         except: &[ClientKey],
+        among: u64,
     ) -> Option<Choice> {
         let group = self.groups.find(full_filter)?;
         self.groups
-            .choose_again(group, publisher, topic.as_str(), except)
+            .choose_again(group, publisher, topic.as_str(), except, among)
     }
 
     fn find(&mut self, topic: TopicName<'_>) {

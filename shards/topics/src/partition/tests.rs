@@ -658,9 +658,13 @@ fn a_choice_for_another_shard_prefers_members_here() {
         .partition
         .apply_interest(B, &group("$share/g/a", 5, 0, false));
     let mut choose = |except: &[ClientKey]| {
-        shard
-            .partition
-            .choose_member("$share/g/a", Publisher::default(), topic("a"), except)
+        shard.partition.choose_member(
+            "$share/g/a",
+            Publisher::default(),
+            topic("a"),
+            except,
+            u64::MAX,
+        )
     };
     let local = |client, online| {
         Some(Choice::Local {
@@ -683,9 +687,13 @@ fn a_choice_for_another_shard_prefers_members_here() {
         .partition
         .apply_interest(B, &group("$share/g/a", 0, 5, false));
     let mut choose = |except: &[ClientKey]| {
-        shard
-            .partition
-            .choose_member("$share/g/a", Publisher::default(), topic("a"), except)
+        shard.partition.choose_member(
+            "$share/g/a",
+            Publisher::default(),
+            topic("a"),
+            except,
+            u64::MAX,
+        )
     };
     assert_eq!(choose(&[ClientKey(1), ClientKey(2)]), local(3, false));
     let all = [ClientKey(1), ClientKey(2), ClientKey(3)];
@@ -700,15 +708,23 @@ fn a_choice_for_another_shard_prefers_members_here() {
         .partition
         .apply_interest(B, &group("$share/g/a", 0, 0, false));
     assert_eq!(
-        shard
-            .partition
-            .choose_member("$share/g/a", Publisher::default(), topic("a"), &all),
+        shard.partition.choose_member(
+            "$share/g/a",
+            Publisher::default(),
+            topic("a"),
+            &all,
+            u64::MAX
+        ),
         None
     );
     assert_eq!(
-        shard
-            .partition
-            .choose_member("$share/h/a", Publisher::default(), topic("a"), &[]),
+        shard.partition.choose_member(
+            "$share/h/a",
+            Publisher::default(),
+            topic("a"),
+            &[],
+            u64::MAX
+        ),
         None
     );
 }
