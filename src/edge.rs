@@ -72,6 +72,11 @@ impl Http {
         })
     }
 
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(|(_, address)| *address)
+    }
+
     fn is_loopback(&self) -> bool {
         self.listeners
             .iter()

@@ -87,6 +87,10 @@ pub fn main(edges: Edges) -> ExitCode {
         }
         Err(error) => {
             log::error!("{error:#}");
+            // whoever starts it looks there, wherever its lines go
+            if !settings.log.console || settings.log.level == settings::Level::Off {
+                eprintln!("corqtt: {error:#}");
+            }
             ExitCode::FAILURE
         }
     };

@@ -2,6 +2,7 @@
 //! Builds the parts from the settings, connects them, and takes them down again.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ use crate::tls;
 
 /// File descriptors that are not for connections.
 const RESERVED_DESCRIPTORS: u64 = 512;
+/// A limit of open files that leaves room for fewer connections was hardly meant.
+const CONNECTIONS_FEW: usize = 500;
 /// Shards that sets of shards have room for.
 const SHARDS_MAX: usize = 64;
 
@@ -82,6 +85,7 @@ impl Broker {
         // a second broker is told of the address that is taken before it makes or opens anything
         let mut config = config(settings, &mut certificates)?;
         let http = settings.http.as_ref().map(Http::bind).transpose()?;
+        distinct(&config.listeners, http.as_ref())?;
         let opened = edges.open(settings)?;
         if let Some(opened) = &opened {
             config.hash_seed = opened.hash_seed;
@@ -282,6 +286,32 @@ impl Edges {
             }
         }
     }
+}
+
+/// The kernel lets one process bind an address twice, and would then deal out what connects to it.
+fn distinct(listeners: &[Listener], http: Option<&Http>) -> anyhow::Result<()> {
+    let of_clients = listeners.iter();
+    let of_clients = of_clients.filter_map(|of| Some((of.id.as_str(), of.bound.ip()?)));
+    let of_http = http.into_iter().flat_map(Http::addresses);
+    let all: Vec<_> = of_clients
+        .chain(of_http.map(|address| ("http", address)))
+        .collect();
+    for (at, (id, address)) in all.iter().enumerate() {
+        let overlaps = |taken: &SocketAddr| {
+            let is_all = taken.ip().is_unspecified() || address.ip().is_unspecified();
+            taken.port() == address.port() && (is_all || taken.ip() == address.ip())
+        };
+        // of one listener, a name may stand for the addresses of both families
+        let taken = all[..at]
+            .iter()
+            .find(|(other, taken)| other != id && overlaps(taken));
+        if let Some((other, taken)) = taken {
+            anyhow::bail!(
+                "listener {id} ({address}) and listener {other} ({taken}) have one address; give one of them another port"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Opens a listener's addresses; a name may stand for several.
@@ -501,11 +531,15 @@ fn size(limit: u64) -> usize {
 }
 
 fn limits(from: &LimitSettings, descriptors: u64) -> Limits {
+    let possible = size(descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1));
     let connections_max = match from.connections {
-        Limit::Derived => size(descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1)),
+        Limit::Derived => possible,
         Limit::None => 0,
         Limit::Max(maximum) => size(maximum),
     };
+    if possible < CONNECTIONS_FEW {
+        log::warn!(descriptors = descriptors, connections = possible; "the limit of open files leaves room for few connections; raise it (ulimit -n, LimitNOFILE)");
+    }
     let per_ip = from.connections_per_ip.unwrap_or(0);
     Limits {
         connections_max,

@@ -128,6 +128,17 @@ fn check_says_what_would_run_and_what_is_missing() {
         run.stdout
     );
 
+    for second in ["--ws=127.0.0.1:1", "--http=:1"] {
+        let run = corqtt(&["--check", "--tcp=127.0.0.1:1", second]);
+        assert_eq!(run.code, Some(1));
+        assert!(
+            run.stdout
+                .contains("and listener tcp (127.0.0.1:1) have one address"),
+            "{}",
+            run.stdout
+        );
+    }
+
     let run = corqtt(&["--check", "--shards=1", "--cpus=1023"]);
     assert_eq!(run.code, Some(1));
     assert!(

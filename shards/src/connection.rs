@@ -649,6 +649,14 @@ impl Shard {
         self.make_ready(slot);
     }
 
+    /// One that still takes what was written for it before its goodbye.
+    pub(crate) fn lingers_on(&mut self, slot: u32) {
+        let connection = &mut self.wires.slots[slot as usize];
+        if connection.stage == Stage::Lingering {
+            connection.clock_ms = self.now.mono_ms + LINGER_MS;
+        }
+    }
+
     fn leave_session(&mut self, session: u32, connection: u32, was_live: bool, keep_will: bool) {
         self.forget_pages(connection);
         let slot = &mut self.sessions.slots[session as usize];

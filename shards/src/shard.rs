@@ -213,6 +213,10 @@ pub struct Shard {
     restored_reply: Option<Sender<ShardId>>,
     /// The shards know the interest of each other; clients may come, timers fire.
     opened: bool,
+    /// While the broker goes down: those who are told goodbye when they have got what waits for them.
+    farewells: Option<Vec<ConnectionKey>>,
+    /// Bytes sent when they were looked at last with progress, and when (monotonic ms).
+    farewell_progress: (u64, u64),
     said_goodbye: bool,
     finished: bool,
     listeners: Vec<Listening>,
@@ -317,6 +321,8 @@ impl Shard {
             rng: u64::from_ne_bytes(seed) | 1,
             draining: None,
             drain_reply: None,
+            farewells: None,
+            farewell_progress: (0, 0),
             said_goodbye: false,
             finished: false,
             listeners: Vec::new(),
@@ -863,7 +869,12 @@ impl Shard {
 
     /// Offers a connection's output to the kernel, and refills it from the session's queue.
     pub(crate) fn flush(&mut self, slot: u32) {
-        match self.wires.flush(slot) {
+        let before = self.wires.bytes_sent;
+        let flushed = self.wires.flush(slot);
+        if self.draining.is_some() && self.wires.bytes_sent > before {
+            self.lingers_on(slot);
+        }
+        match flushed {
             Flushed::All => {
                 self.resume(slot);
                 let connection = &self.wires.slots[slot as usize];
@@ -992,23 +1003,69 @@ impl Shard {
             || self.deferred.iter().any(|batches| !batches.is_empty())
     }
 
-    fn say_goodbye(&mut self) {
-        let slots: Vec<u32> = self.wires.in_use().collect();
-        for slot in slots {
-            if self.wires.slots[slot as usize].stage != Stage::Lingering {
-                // all wills are published but those that wait in the store for the next start
-                let session = self.wires.slots[slot as usize].session;
-                let keep_will =
-                    session != NONE && self.sessions.slots[session as usize].session.is_kept();
-                let close = Close {
-                    reason: Some(corqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN),
-                    why: Why::Broker("shutting down"),
-                    keep_will,
-                };
-                self.close_soon(slot, close);
-            }
+    /// Whether a client still gets what ends with this process: what a store has comes after the next start.
+    fn awaits_more(&self, slot: u32) -> bool {
+        let connection = &self.wires.slots[slot as usize];
+        if connection.stage != Stage::Live || connection.closing {
+            return false;
         }
-        self.said_goodbye = true;
+        let session = &self.sessions.slots[connection.session as usize].session;
+        !session.is_kept() && (session.queue_len() > 0 || self.wires.output_len(slot) > 0)
+    }
+
+    /// Goodbye to all who have what waited for them; to the others later, or when nobody takes anything any more.
+    fn say_goodbyes(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let left = match self.farewells.take() {
+            Some(left) => left,
+            None => {
+                self.farewell_progress = (self.wires.bytes_sent, now_ms);
+                self.wires
+                    .in_use()
+                    .map(|slot| self.wires.key(slot))
+                    .collect()
+            }
+        };
+        if self.wires.bytes_sent > self.farewell_progress.0 {
+            self.farewell_progress = (self.wires.bytes_sent, now_ms);
+        }
+        let is_over = now_ms >= self.farewell_progress.1 + FAREWELL_SILENCE_MS;
+        let (mut later, mut missed) = (Vec::new(), (0, 0));
+        for key in left {
+            let Some(slot) = self.wires.find(key) else {
+                continue;
+            };
+            if self.awaits_more(slot) {
+                if !is_over {
+                    later.push(key);
+                    continue;
+                }
+                let session = self.wires.slots[slot as usize].session;
+                missed.0 += 1;
+                missed.1 += self.sessions.slots[session as usize].session.queue_len();
+            }
+            self.say_goodbye(slot);
+        }
+        if missed.0 > 0 {
+            log::warn!(clients = missed.0, messages = missed.1; "clients that read nothing for 10 s do not get what waited for them");
+        }
+        self.said_goodbye = later.is_empty();
+        self.farewells = Some(later);
+    }
+
+    fn say_goodbye(&mut self, slot: u32) {
+        if self.wires.slots[slot as usize].stage == Stage::Lingering {
+            return;
+        }
+        // all wills are published but those that wait in the store for the next start
+        let session = self.wires.slots[slot as usize].session;
+        let keep_will = session != NONE && self.sessions.slots[session as usize].session.is_kept();
+        let close = Close {
+            reason: Some(corqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN),
+            why: Why::Broker("shutting down"),
+            keep_will,
+        };
+        self.close_soon(slot, close);
     }
 
     fn check_restored(&mut self) {
@@ -1032,7 +1089,7 @@ impl Shard {
             }
             Some(DrainStep::Close) => {
                 if !self.said_goodbye && !self.delivers() {
-                    self.say_goodbye();
+                    self.say_goodbyes();
                 }
                 if self.wires.count() == 0
                     && self.said_goodbye
@@ -1080,6 +1137,8 @@ impl Shard {
 const LOOK_AGAIN_MS: u64 = 10 * 60 * 1000;
 /// How often retained messages are looked through for expired ones (ms).
 const SWEEP_MS: u64 = 1000;
+/// While the broker goes down: when nobody has taken a byte for so long, those who have more to get are told goodbye.
+const FAREWELL_SILENCE_MS: u64 = 10_000;
 /// How many are looked at each time.
 const SWEEP_ENTRIES: usize = 2000;
 /// Messages sent from a session's queue at once.

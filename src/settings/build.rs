@@ -89,6 +89,23 @@ impl Builder<'_> {
             named: values.shown(),
             node_name,
         };
+        let of_clients = settings.listeners.iter().filter_map(|listener| {
+            let address = listener.socket.tcp_address()?;
+            Some((listener.id.as_str(), address))
+        });
+        let of_http = settings.http.iter().map(|http| ("http", &http.address));
+        let addresses: Vec<_> = of_clients.chain(of_http).collect();
+        for (at, (id, address)) in addresses.iter().enumerate() {
+            let mut before = addresses[..at].iter();
+            if let Some((other, taken)) = before.find(|(_, taken)| taken.overlaps(address)) {
+                self.problems.push(Problem::new(
+                    format!(
+                        "listener {id} ({address}) and listener {other} ({taken}) have one address; give one of them another port"
+                    ),
+                    false,
+                ));
+            }
+        }
         if let (Some(shards), Some(cpus)) = (settings.shards, &settings.cpus)
             && cpus.len() < shards.get()
         {

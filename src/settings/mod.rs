@@ -112,6 +112,18 @@ pub enum ListenerSocket {
 }
 
 impl ListenerSocket {
+    /// Where TCP is taken.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<&Address> {
+        match self {
+            Self::Tcp(address)
+            | Self::Ws(address)
+            | Self::Tls(address, _)
+            | Self::Wss(address, _) => Some(address),
+            Self::Unix(_) | Self::Quic(..) => None,
+        }
+    }
+
     /// The word for it in settings and log lines.
     #[must_use]
     pub fn protocol(&self) -> &'static str {

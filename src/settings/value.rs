@@ -218,6 +218,19 @@ impl Address {
         }
     }
 
+    /// Whether both cannot be had at once, as far as their texts tell: port 0 is one that the kernel chooses.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_all = |host: &Host| match host {
+            Host::All => true,
+            Host::Ip(ip) => ip.is_unspecified(),
+            Host::Name(_) => false,
+        };
+        self.port != 0
+            && self.port == other.port
+            && (self.host == other.host || is_all(&self.host) || is_all(&other.host))
+    }
+
     /// Whether only this machine can reach it. A name other than `localhost` is taken for a wider one.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

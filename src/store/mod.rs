@@ -25,6 +25,7 @@ mod tests;
 mod writer;
 
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
@@ -227,7 +228,10 @@ fn sync_names(directories: &[PathBuf]) -> anyhow::Result<()> {
 
 /// Makes the directory of an embedded store where there is none, and takes it for this process.
 fn lock(way: StorageWay, path: &Path) -> anyhow::Result<Lock> {
-    std::fs::create_dir_all(path).with_context(|| {
+    // what clients said is nobody else's business
+    let mut maker = std::fs::DirBuilder::new();
+    maker.recursive(true).mode(0o700);
+    maker.create(path).with_context(|| {
         format!(
             "{} cannot be made; name another --storage-path",
             path.display()

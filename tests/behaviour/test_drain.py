@@ -2,6 +2,7 @@
 """SIGTERM: everybody is told, wills are sent, what is under way arrives, and the process ends well."""
 
 import os
+import threading
 
 import pytest
 
@@ -83,6 +84,46 @@ def test_acknowledged_messages_are_flushed(spawn, version):
         assert found.reason == 0x8B
         found = subscriber.receive()
     assert found is None
+    broker.stop()
+
+
+def test_queues_are_flushed_to_who_reads_late_and_slowly(spawn, version):
+    """What is behind the out-buffer too, for as long as the client goes on reading."""
+    broker = spawn(shards=2)
+    subscriber, publisher = Wire(broker, version), Wire(broker, version)
+    subscriber.connect()
+    publisher.connect()
+    topic, count = unique("t/"), 40
+    subscriber.subscribe(topic, 1)
+    for pid in range(1, count + 1):
+        publisher.send(publish(version, topic, b"%08d" % pid + b"x" * 200_000, qos=1, pid=pid))
+        assert publisher.expect(PUBACK).pid == pid
+    broker.terminate()
+    pause = threading.Event()
+    for pid in range(1, count + 1):
+        # longer in all than a connection lingers that takes nothing
+        pause.wait(0.1)
+        assert int(subscriber.expect_message().payload[:8]) == pid
+    found = subscriber.receive()
+    if version == V5:
+        assert (found.kind, found.reason) == (DISCONNECT, 0x8B)
+        found = subscriber.receive()
+    assert found is None
+    broker.stop()
+
+
+def test_client_that_reads_nothing_does_not_hold_up_the_end_for_long(spawn):
+    broker = spawn()
+    subscriber, publisher = Wire(broker, V5), Wire(broker, V5)
+    subscriber.connect()
+    publisher.connect()
+    topic = unique("t/")
+    subscriber.subscribe(topic, 1)
+    for pid in range(1, 101):
+        publisher.send(publish(V5, topic, b"x" * 200_000, qos=1, pid=pid))
+        assert publisher.expect(PUBACK).pid == pid
+    broker.terminate()
+    broker.await_line("do not get what waited for them")
     broker.stop()
 
 
