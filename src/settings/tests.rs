@@ -385,7 +385,8 @@ fn the_documented_defaults_are_the_defaults() {
             match text.strip_prefix('#') {
                 None => format!("{line}\n"),
                 Some(rest) if rest.starts_with(' ') || rest.is_empty() => String::new(),
-                Some("address:") => format!("{indent}address: \":1883\"\n"),
+                // another one than that of mqtt.tcp
+                Some("address:") => format!("{indent}address: \":1884\"\n"),
                 Some(rest) => format!("{indent}{rest}\n"),
             }
         })
