@@ -12,22 +12,25 @@
 
 mod core;
 mod entry;
+mod exchange;
 mod gossip;
 mod lease;
 mod machine;
+mod merge;
 mod own;
 mod raft;
 #[cfg(test)]
 mod testing;
 
 pub use core::{
-    Bootstrap, Core, CoreError, CoreEvent, CoreSettings, CoreStatus, MemberStatus, OwnRows,
-    Proposer,
+    Bootstrap, Carrier, Core, CoreError, CoreEvent, CoreSettings, CoreStatus, MemberStatus,
+    OwnRows, Proposer,
 };
 pub use entry::{
     Boot, Claim, Delta, Entry, InvalidEntry, NodeId, Rows, Timeouts, Want, Will, WillId,
     decode_entry, encode_entry,
 };
+pub use exchange::{Carried, Exchange, Shards};
 pub use gossip::{
     Card, Event, Gossip, GossipError, NotJoined, OnStranger, Settings as GossipSettings,
 };
@@ -36,5 +39,6 @@ pub use machine::{
     Answer, ClientRow, InvalidSnapshot, Kind, Machine, NodeRow, Output, Refusal, TableNumbers,
     Verdict,
 };
+pub use merge::{Marked, Merge};
 pub use own::OwnRoutes;
 pub use raft::{Agreed, Applied, InvalidQuestion, Peers, RaftFailure, RaftNode, StartError};

@@ -3,15 +3,18 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use corqtt_cluster::{
-    Boot, Bootstrap, Core, CoreError, CoreEvent, CoreSettings, Delta, Output, OwnRows, Proposer,
-    Timeouts, Want,
+    Boot, Bootstrap, Carrier, Core, CoreError, CoreEvent, CoreSettings, Delta, NodeId, Output,
+    OwnRows, Proposer, Timeouts, Want,
 };
+use corqtt_quic::{Incoming, Mark, Opening, Stream};
 
 use common::{Directory, free_address};
 
@@ -100,10 +103,74 @@ impl State {
     }
 }
 
+/// The receiving end of a peer's stream, and what came.
+type Arrived = (Incoming, Vec<Bytes>);
+
+/// Carries a stream to each peer, whatever shard it would be of, and keeps what comes.
+#[derive(Default)]
+struct Post {
+    out: Mutex<BTreeMap<NodeId, Arc<Stream>>>,
+    came: Arc<Mutex<BTreeMap<NodeId, Arrived>>>,
+    /// The last mark of each peer.
+    marks: Mutex<BTreeMap<NodeId, u64>>,
+}
+
+impl Post {
+    fn stream(&self, peer: NodeId) -> Arc<Stream> {
+        let mut out = self.out.lock().expect("no panic");
+        let new = || Arc::new(Stream::new(1 << 20));
+        out.entry(peer).or_insert_with(new).clone()
+    }
+}
+
+impl Carrier for Post {
+    fn streams(&self, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)> {
+        vec![(self.stream(peer), b"a header".to_vec())]
+    }
+
+    fn marked(&self, peer: NodeId, stream: usize, mark: &Mark) {
+        assert_eq!(stream, 0);
+        let mut marks = self.marks.lock().expect("no panic");
+        marks.insert(peer, mark.kept);
+    }
+
+    fn receive(&self, peer: NodeId, opening: Opening) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let came = self.came.clone();
+        Box::pin(async move {
+            assert_eq!(opening.header(), b"a header");
+            let known = came.lock().expect("no panic").remove(&peer);
+            let (mut incoming, mut bodies) = known.unwrap_or_default();
+            let accepted = opening.accept(&mut incoming).await;
+            came.lock()
+                .expect("no panic")
+                .insert(peer, (incoming.clone(), bodies.clone()));
+            let Ok(mut accepted) = accepted else { return };
+            let marks = accepted.marks.clone();
+            let writing = tokio::spawn(accepted.writer.run());
+            while let Ok(frame) = accepted.frames.next().await {
+                let Ok(repeated) = incoming.handle_frame(&frame) else {
+                    break;
+                };
+                if frame.count > repeated {
+                    bodies.push(frame.body.clone());
+                    let last = frame.first + u64::from(frame.count) - 1;
+                    incoming.finish(last, last, &[]);
+                    marks.mark(last, last, &[]);
+                }
+                came.lock()
+                    .expect("no panic")
+                    .insert(peer, (incoming.clone(), bodies.clone()));
+            }
+            writing.abort();
+        })
+    }
+}
+
 /// A node that may run.
 struct Node {
     settings: CoreSettings,
     filters: Arc<Mutex<Vec<String>>>,
+    post: Arc<Post>,
     running: Option<(Core, Arc<State>)>,
     _directory: Directory,
 }
@@ -121,6 +188,7 @@ impl Node {
         Self {
             settings: settings(name, &directory.0, seeds, bootstrap),
             filters: Arc::default(),
+            post: Arc::default(),
             running: None,
             _directory: directory,
         }
@@ -142,9 +210,8 @@ impl Node {
                 .map(|filter| route(filter, true))
                 .collect(),
         };
-        let core = Core::start(self.settings.clone(), rows, move |event| {
-            telling.take(event);
-        })?;
+        let tell = move |event| telling.take(event);
+        let core = Core::start(self.settings.clone(), rows, tell, self.post.clone())?;
         let proposer = core.proposer();
         let applied = proposer.status().applied;
         let _ = state.proposer.set(proposer.clone());
@@ -363,6 +430,47 @@ fn what_is_settled_is_known_to_all_who_may_trust_their_tables() {
     let lease = nodes[2].proposer().status().lease_until_ns;
     assert!(lease.is_some_and(|until_ns| until_ns < now_ns));
     nodes[2].state().hold(false);
+}
+
+#[test]
+fn streams_go_to_each_peer_and_on_when_a_node_was_away() {
+    let mut nodes = three();
+    let ids: Vec<NodeId> = nodes
+        .iter()
+        .map(|node| node.proposer().status().node)
+        .collect();
+    let send = |from: &Node, to: NodeId, numbers: std::ops::Range<u8>| {
+        for number in numbers {
+            let stream = from.post.stream(to);
+            stream
+                .push(1, 0, Bytes::copy_from_slice(&[number]))
+                .expect("there is room");
+        }
+    };
+    let has = |node: &Node, from: NodeId, count: u8| {
+        node.wait_until(|_| {
+            let came = node.post.came.lock().expect("no panic");
+            let bodies = came.get(&from).map(|(_, bodies)| bodies.concat());
+            bodies.is_some_and(|bodies| bodies == (0..count).collect::<Vec<_>>())
+        });
+    };
+    for (from, to) in [(0, 1), (0, 2), (1, 0), (2, 1)] {
+        send(&nodes[from], ids[to], 0..10);
+    }
+    for (from, to) in [(0, 1), (0, 2), (1, 0), (2, 1)] {
+        has(&nodes[to], ids[from], 10);
+        nodes[from].wait_until(|_| {
+            let marks = nodes[from].post.marks.lock().expect("no panic");
+            marks.get(&ids[to]) == Some(&10)
+        });
+    }
+    // what is sent meanwhile waits, and nothing comes twice
+    nodes[1].stop();
+    send(&nodes[0], ids[1], 10..20);
+    nodes[1].start();
+    has(&nodes[1], ids[0], 20);
+    send(&nodes[1], ids[0], 10..15);
+    has(&nodes[0], ids[1], 15);
 }
 
 #[test]

@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use compact_str::CompactString;
-use corqtt_quic::{Arrival, Arrivals, Caller, Endpoint, Knock, LinkError};
+use corqtt_quic::{
+    Arrival, Arrivals, Caller, Endpoint, Knock, Link, LinkError, Mark, Opening, Stream,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -57,6 +60,18 @@ impl Hello {
             _ => None,
         }
     }
+}
+
+/// What the links carry beside raft: the ordered streams of this node's shards, and those of its peers'.
+pub trait Carrier: Send + Sync + 'static {
+    /// A link to a peer is up: the streams that it is to carry, each with its header as of now.
+    fn streams(&self, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)>;
+
+    /// A peer has marked entries of one of them, by its place in what [`Self::streams`] gave for that peer. Must not wait.
+    fn marked(&self, peer: NodeId, stream: usize, mark: &Mark);
+
+    /// A peer begins to send a stream; over when its link is.
+    fn receive(&self, peer: NodeId, opening: Opening) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// What this node says of itself at the beginning of each link.
@@ -131,26 +146,36 @@ async fn answer(peer: NodeId, arrivals: &Arrivals, answers: Answering) {
         }
         let answers = answers.clone();
         answering.spawn(async move {
-            if let Ok(Arrival::Request(request)) = begun.read().await
-                && let Some(answer) = answers.answer(peer, request.body()).await
-            {
-                // the peer may be gone
-                let _ = request.answer(&answer).await;
+            match begun.read().await {
+                Ok(Arrival::Request(request)) => {
+                    if let Some(answer) = answers.answer(peer, request.body()).await {
+                        // the peer may be gone
+                        let _ = request.answer(&answer).await;
+                    }
+                }
+                Ok(Arrival::Stream(opening)) => answers.carrier.receive(peer, opening).await,
+                Err(_) => {}
             }
         });
     }
 }
 
+/// What a link needs that this node dials.
+#[derive(Clone)]
+pub(crate) struct Dialler {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) greeting: Greeting,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) heard: Heard,
+    pub(crate) carrier: Arc<dyn Carrier>,
+}
+
 /// The links that this node dials.
-#[derive(Debug)]
 pub(crate) struct Dialling {
-    endpoint: Arc<Endpoint>,
-    greeting: Greeting,
-    peers: Arc<Peers>,
+    dialler: Dialler,
     tasks: JoinSet<()>,
     /// Where each peer is dialled, and when its link ended last, if it is not there.
     dialled: BTreeMap<NodeId, (SocketAddr, AbortHandle)>,
-    heard: Heard,
 }
 
 /// When each peer was there last.
@@ -175,19 +200,11 @@ impl Heard {
 }
 
 impl Dialling {
-    pub(crate) fn new(
-        endpoint: Arc<Endpoint>,
-        greeting: Greeting,
-        peers: Arc<Peers>,
-        heard: Heard,
-    ) -> Self {
+    pub(crate) fn new(dialler: Dialler) -> Self {
         Self {
-            endpoint,
-            greeting,
-            peers,
+            dialler,
             tasks: JoinSet::new(),
             dialled: BTreeMap::new(),
-            heard,
         }
     }
 
@@ -201,14 +218,7 @@ impl Dialling {
             return;
         }
         self.forget(peer);
-        let task = keep(
-            self.endpoint.clone(),
-            self.greeting.clone(),
-            self.peers.clone(),
-            self.heard.clone(),
-            peer,
-            address,
-        );
+        let task = keep(self.dialler.clone(), peer, address);
         self.dialled.insert(peer, (address, self.tasks.spawn(task)));
         while self.tasks.try_join_next().is_some() {}
     }
@@ -217,37 +227,33 @@ impl Dialling {
     pub(crate) fn forget(&mut self, peer: NodeId) {
         if let Some((_, task)) = self.dialled.remove(&peer) {
             task.abort();
-            if let Some(link) = self.peers.link(peer) {
+            let peers = &self.dialler.peers;
+            if let Some(link) = peers.link(peer) {
                 link.close("it is not dialled any more");
-                self.peers.remove(peer);
+                peers.remove(peer);
             }
         }
     }
 }
 
-async fn keep(
-    endpoint: Arc<Endpoint>,
-    greeting: Greeting,
-    peers: Arc<Peers>,
-    heard: Heard,
-    peer: NodeId,
-    address: SocketAddr,
-) {
+async fn keep(dialler: Dialler, peer: NodeId, address: SocketAddr) {
     let mut pause = REDIAL;
     let mut is_told = false;
     loop {
-        let hello = greeting.hello();
-        match dial(&endpoint, &hello, peer, address).await {
+        let hello = dialler.greeting.hello();
+        match dial(&dialler.endpoint, &hello, peer, address).await {
             Ok(link) => {
                 log::info!(address:% = address; "link to a peer is up");
                 (pause, is_told) = (REDIAL, false);
-                peers.set(peer, link.clone());
+                dialler.peers.set(peer, link.clone());
+                // its streams end with it
+                let _carrying = carry(&dialler.carrier, peer, &link);
                 let cause = tokio::select! {
                     cause = link.closed() => cause,
-                    never = tell_heard(&heard, peer) => match never {},
+                    never = tell_heard(&dialler.heard, peer) => match never {},
                 };
-                peers.remove(peer);
-                heard.set(peer, Instant::now());
+                dialler.peers.remove(peer);
+                dialler.heard.set(peer, Instant::now());
                 log::warn!(address:% = address, cause:% = cause; "link to a peer is down");
             }
             Err(cause) if !is_told => {
@@ -259,6 +265,19 @@ async fn keep(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(REDIAL_MAX);
     }
+}
+
+fn carry(carrier: &Arc<dyn Carrier>, peer: NodeId, link: &Link) -> JoinSet<()> {
+    let mut carrying = JoinSet::new();
+    for (number, (stream, header)) in carrier.streams(peer).into_iter().enumerate() {
+        let (carrier, link) = (carrier.clone(), link.clone());
+        carrying.spawn(async move {
+            let on_mark = |mark: &Mark| carrier.marked(peer, number, mark);
+            let cause = link.carry(&stream, &header, on_mark).await;
+            log::debug!(cause:% = cause; "a stream to a peer waits for the next link");
+        });
+    }
+    carrying
 }
 
 /// A link that is up is one that the peer is heard on.
@@ -275,7 +294,7 @@ async fn dial(
     hello: &Hello,
     peer: NodeId,
     address: SocketAddr,
-) -> Result<corqtt_quic::Link, LinkError> {
+) -> Result<Link, LinkError> {
     let link = endpoint.dial(address, &hello.encode()).await?;
     let refusal = match Hello::decode(link.answer()) {
         None => Some("it greets in a version that is not known here"),
@@ -297,13 +316,14 @@ const JOIN: u8 = 16;
 const APPLIED: u8 = 17;
 
 /// Answers raft's questions, whoever wants to be a member, and whoever waits for this node's shards.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Answering {
     pub(crate) raft: RaftNode,
     /// All shards have applied the entries up to this index.
     pub(crate) applied: watch::Receiver<u64>,
     /// Who asks is there.
     pub(crate) heard: Heard,
+    pub(crate) carrier: Arc<dyn Carrier>,
 }
 
 impl Answering {

@@ -39,7 +39,8 @@ use crate::lease::Lease;
 use crate::machine::{Answer, NodeRow, Output, Refusal};
 use crate::raft::{Agreed, Applied, Peers, RaftFailure, RaftNode};
 use birth::Birth;
-use links::{Answering, Dialling, Greeting, Heard, Hello};
+pub use links::Carrier;
+use links::{Answering, Dialler, Dialling, Greeting, Heard, Hello};
 use voters::Member;
 
 /// Seeds, and members that nobody sees alive, are joined anew so often.
@@ -205,6 +206,7 @@ struct Shared {
     seen: Mutex<BTreeMap<NodeId, Seen>>,
     lease: Mutex<Lease>,
     on_event: Arc<Mutex<OnEvent>>,
+    carrier: Arc<dyn Carrier>,
     /// Raft has applied the entries up to this index,
     applied: watch::Receiver<u64>,
     /// and all shards those up to this one.
@@ -284,7 +286,7 @@ pub struct Core {
 
 impl Core {
     /// Begins; the sockets are bound and raft has read its log when it returns. `rows` is asked for all rows of this node
-    /// at the beginning of each of its starts, on the cluster's thread.
+    /// at the beginning of each of its starts, on the cluster's thread; `carrier` has what the links carry beside raft.
     ///
     /// # Errors
     /// When an address or the directory cannot be used.
@@ -292,6 +294,7 @@ impl Core {
         settings: CoreSettings,
         rows: impl FnMut() -> OwnRows + Send + 'static,
         on_event: impl FnMut(CoreEvent) + Send + 'static,
+        carrier: Arc<dyn Carrier>,
     ) -> Result<Self, CoreError> {
         let (begun, beginning) = std_mpsc::channel();
         let run = move || {
@@ -301,7 +304,8 @@ impl Core {
                 .build();
             match runtime {
                 Ok(runtime) => {
-                    runtime.block_on(run(settings, Box::new(rows), Box::new(on_event), begun));
+                    let on_event = Box::new(on_event);
+                    runtime.block_on(run(settings, Box::new(rows), on_event, carrier, begun));
                     // what waits for a disk or a name is not waited for
                     runtime.shutdown_background();
                 }
@@ -354,7 +358,11 @@ struct Opened {
     died: watch::Receiver<Boot>,
 }
 
-async fn open(settings: CoreSettings, on_event: OnEvent) -> Result<Opened, CoreError> {
+async fn open(
+    settings: CoreSettings,
+    on_event: OnEvent,
+    carrier: Arc<dyn Carrier>,
+) -> Result<Opened, CoreError> {
     let failed = |error: &dyn fmt::Display| CoreError(error.to_string());
     let birth = Birth::begin(&settings.directory).map_err(|error| failed(&error))?;
     let me = birth.node;
@@ -423,6 +431,7 @@ async fn open(settings: CoreSettings, on_event: OnEvent) -> Result<Opened, CoreE
         seen: Mutex::default(),
         lease: Mutex::new(Lease::new(settings_lease)),
         on_event,
+        carrier,
         applied,
         shards_applied: watch::Sender::new(0),
     });
@@ -452,9 +461,10 @@ async fn run(
     settings: CoreSettings,
     provide: Provide,
     on_event: OnEvent,
+    carrier: Arc<dyn Carrier>,
     begun: std_mpsc::Sender<Result<Proposer, CoreError>>,
 ) {
-    let opened = match open(settings, on_event).await {
+    let opened = match open(settings, on_event, carrier).await {
         Ok(opened) => opened,
         Err(error) => {
             let _ = begun.send(Err(error));
@@ -491,6 +501,7 @@ async fn run(
             raft: shared.raft.clone(),
             applied: shared.shards_applied.subscribe(),
             heard: shared.heard.clone(),
+            carrier: shared.carrier.clone(),
         },
     ));
     tasks.spawn(shared.clone().hear(events, endpoint.clone()));
@@ -578,12 +589,13 @@ impl Shared {
 
     /// What gossip brings: whoever is there has a link.
     async fn hear(self: Arc<Self>, mut events: mpsc::Receiver<Event>, endpoint: Arc<Endpoint>) {
-        let mut dialling = Dialling::new(
+        let mut dialling = Dialling::new(Dialler {
             endpoint,
-            self.greeting.clone(),
-            self.peers.clone(),
-            self.heard.clone(),
-        );
+            greeting: self.greeting.clone(),
+            peers: self.peers.clone(),
+            heard: self.heard.clone(),
+            carrier: self.carrier.clone(),
+        });
         while let Some(event) = events.recv().await {
             match event {
                 Event::Seen {
