@@ -547,6 +547,10 @@ impl Shard {
             }
             let read = self.read(slot, &mut scratch);
             ended = read.is_none();
+            // it acknowledges what it still reads, and closing now would take that back
+            if self.draining.is_some() && read.is_some_and(|count| count > 0) {
+                self.lingers_on(slot);
+            }
             self.work -= DISCARD_WORK + (read.unwrap_or(0) / BYTES_PER_WORK) as i64;
         }
         self.scratch = scratch;
