@@ -2,7 +2,6 @@
 //! Builds the parts from the settings, connects them, and takes them down again.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,13 +18,14 @@ use corqtt_shards::{
 use corqtt_topics::{ShardId, Strategy};
 use corqtt_transport::websocket::Origins;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::CpuSet;
 
 use crate::edge::{self, Edge, Http};
 use crate::logging::LogHandle;
 use crate::notify::Notifier;
 use crate::reload::Outcome;
 use crate::settings::{
-    self, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
+    self, Address, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
 };
 use crate::store::{self, Keeper, Opened};
 use crate::tls;
@@ -288,30 +288,18 @@ impl Edges {
     }
 }
 
-/// The kernel lets one process bind an address twice, and would then deal out what connects to it.
+/// The kernel lets one process bind an address twice, and would then deal out what connects to it. The settings were
+/// compared by their texts; here names are resolved.
 fn distinct(listeners: &[Listener], http: Option<&Http>) -> anyhow::Result<()> {
     let of_clients = listeners.iter();
-    let of_clients = of_clients.filter_map(|of| Some((of.id.as_str(), of.bound.ip()?)));
+    let of_clients = of_clients.filter_map(|of| Some((of.id.as_str(), of.bound.ip()?.into())));
     let of_http = http.into_iter().flat_map(Http::addresses);
-    let all: Vec<_> = of_clients
-        .chain(of_http.map(|address| ("http", address)))
-        .collect();
-    for (at, (id, address)) in all.iter().enumerate() {
-        let overlaps = |taken: &SocketAddr| {
-            let is_all = taken.ip().is_unspecified() || address.ip().is_unspecified();
-            taken.port() == address.port() && (is_all || taken.ip() == address.ip())
-        };
-        // of one listener, a name may stand for the addresses of both families
-        let taken = all[..at]
-            .iter()
-            .find(|(other, taken)| other != id && overlaps(taken));
-        if let Some((other, taken)) = taken {
-            anyhow::bail!(
-                "listener {id} ({address}) and listener {other} ({taken}) have one address; give one of them another port"
-            );
-        }
+    let of_http = of_http.map(|address| ("http", address.into()));
+    let all: Vec<(&str, Address)> = of_clients.chain(of_http).collect();
+    match settings::shared_addresses(&all).into_iter().next() {
+        Some(text) => Err(anyhow::Error::msg(text)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Opens a listener's addresses; a name may stand for several.
@@ -434,7 +422,7 @@ fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
     let shards = u8::try_from(shards.min(SHARDS_MAX)).unwrap_or(u8::MAX);
     let cpus = match &settings.cpus {
         Some(cpus) => {
-            if let Some(cpu) = cpus.iter().copied().find(|cpu| !may_run_on(*cpu)) {
+            if let Some(cpu) = unusable(cpus) {
                 let allowed = allowed_cpus()?;
                 anyhow::bail!(
                     "--cpus: this process may not run on CPU {cpu}; now it runs on {allowed:?}"
@@ -464,20 +452,22 @@ fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
 fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
     let set = rustix::thread::sched_getaffinity(None)
         .context("the CPUs of this process are not known")?;
-    let all = 0..rustix::thread::CpuSet::MAX_CPU;
+    let all = 0..CpuSet::MAX_CPU;
     Ok(all.filter(|cpu| set.is_set(*cpu)).collect())
 }
 
-/// Tried with a thread: the CPUs that the process was started on are not all that it may have.
-fn may_run_on(cpu: usize) -> bool {
-    cpu < rustix::thread::CpuSet::MAX_CPU
-        && std::thread::spawn(move || {
-            let mut set = rustix::thread::CpuSet::new();
+/// The first of them that this process cannot run on. Tried on a thread of its own: the CPUs that the process was started
+/// on are not all that it may have.
+fn unusable(cpus: &[usize]) -> Option<usize> {
+    let may_run_on = |cpu: usize| {
+        let mut set = CpuSet::new();
+        cpu < CpuSet::MAX_CPU && {
             set.set(cpu);
             rustix::thread::sched_setaffinity(None, &set).is_ok()
-        })
-        .join()
-        .unwrap_or(false)
+        }
+    };
+    let find = || cpus.iter().copied().find(|cpu| !may_run_on(*cpu));
+    std::thread::scope(|scope| scope.spawn(find).join()).unwrap_or_else(|_| cpus.first().copied())
 }
 
 /// What the settings ask of this machine that it does not have: CPUs, io_uring.

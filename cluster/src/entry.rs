@@ -176,6 +176,17 @@ pub struct Timeouts {
     pub lease: Duration,
 }
 
+/// A node is not declared dead while it may still trust its tables.
+const LEASES_PER_DEATH: u32 = 3;
+
+impl Timeouts {
+    /// Whether a cluster can be founded with them.
+    #[must_use]
+    pub fn are_possible(&self) -> bool {
+        self.dead_node >= LEASES_PER_DEATH * self.lease
+    }
+}
+
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use corqtt_port::routes::{Batch, Item, Mark};
@@ -28,6 +28,7 @@ use crate::entry::{Delta, NodeId, Want};
 use crate::machine::Output;
 use crate::merge::Merge;
 use crate::own::OwnRoutes;
+use crate::threads::lock;
 
 /// What a stream keeps for a peer at most (bytes): more than a lane lets out before it is full.
 const STREAM_BYTES_MAX: usize = 256 << 20;
@@ -46,7 +47,7 @@ pub trait Shards: Send + Sync + 'static {
 
 /// Where items of a node's lane come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+enum Origin {
     Tables,
     /// A stream, by its place.
     Stream(usize),
@@ -75,7 +76,7 @@ struct Arriving {
 /// The order of what one node has for one of the shards.
 #[derive(Debug)]
 struct Inbound {
-    merge: Merge<From>,
+    merge: Merge<Origin>,
     /// Items of the tables so far.
     of_tables: u64,
     /// (number among them, index of the entry) that are not done, ascending.
@@ -157,8 +158,7 @@ impl Exchange {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // nothing that is done with it stops halfway
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     const fn lane(&self, node: u8) -> ShardId {
@@ -292,7 +292,7 @@ impl Exchange {
                 let inbound = &mut node.inbound[usize::from(shard)];
                 let count = interests.len() as u32;
                 let of_source = inbound.of_tables + 1;
-                let first = inbound.merge.push(From::Tables, of_source, count);
+                let first = inbound.merge.push(Origin::Tables, of_source, count);
                 inbound.of_tables += u64::from(count);
                 inbound.applying.push_back((inbound.of_tables, index));
                 *state.applying.entry(index).or_default() += 1;
@@ -327,7 +327,7 @@ impl Exchange {
                 .handle_mark(mark.upto, mark.kept, &mark.refused)
             {
                 match marked.source {
-                    From::Tables => {
+                    Origin::Tables => {
                         while let Some((_, index)) = inbound
                             .applying
                             .front()
@@ -343,7 +343,7 @@ impl Exchange {
                             }
                         }
                     }
-                    From::Stream(at) => {
+                    Origin::Stream(at) => {
                         sources[at].marked(marked.done, marked.kept, &marked.refused);
                     }
                 }
@@ -455,7 +455,7 @@ impl Exchange {
                 if merge.outstanding() < OUTSTANDING_MAX {
                     batch.from = self.lane(place);
                     let count = batch.items.len() as u32;
-                    batch.first = merge.push(From::Stream(at), batch.first, count);
+                    batch.first = merge.push(Origin::Stream(at), batch.first, count);
                     // under the lock: what is numbered first is first there
                     return self.to.batch(shard, batch);
                 }
@@ -467,7 +467,7 @@ impl Exchange {
 
 impl Source {
     fn state(&self) -> MutexGuard<'_, Arriving> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn marked(&self, done: u64, kept: u64, refused: &[u64]) {

@@ -20,7 +20,9 @@ mod merge;
 mod own;
 mod raft;
 #[cfg(test)]
+#[path = "../tests/common/scaffold.rs"]
 mod testing;
+mod threads;
 
 pub use core::{
     Bootstrap, Carrier, Core, CoreError, CoreEvent, CoreSettings, CoreStatus, MemberStatus,

@@ -16,9 +16,8 @@ use corqtt_cluster::{
 };
 use corqtt_quic::{Incoming, Mark, Opening, Stream};
 
-use common::{Directory, free_address};
+use common::{Directory, core_settings, free_address};
 
-const SECRET: &str = "a secret that all of them know";
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// What a node was told so far.
@@ -186,7 +185,7 @@ impl Node {
     fn new(name: &str, seeds: &[&Self], bootstrap: Bootstrap) -> Self {
         let directory = Directory::new();
         Self {
-            settings: settings(name, &directory.0, seeds, bootstrap),
+            settings: settings(name, directory.path(), seeds, bootstrap),
             filters: Arc::default(),
             post: Arc::default(),
             running: None,
@@ -286,25 +285,13 @@ impl Drop for Node {
 }
 
 fn settings(name: &str, directory: &Path, seeds: &[&Node], bootstrap: Bootstrap) -> CoreSettings {
-    CoreSettings {
-        name: name.into(),
-        directory: directory.to_owned(),
-        gossip: free_address(),
-        gossip_advertise: None,
-        links: free_address(),
-        links_advertise: None,
-        seeds: seeds
-            .iter()
-            .map(|seed| seed.settings.gossip.to_string())
-            .collect(),
-        bootstrap,
-        secrets: vec![SECRET.to_owned()],
-        timeouts: Timeouts {
-            dead_node: Duration::from_millis(1500),
-            forget_node: None,
-            lease: Duration::from_millis(500),
-        },
-    }
+    let seeds = seeds.iter().map(|seed| seed.settings.gossip);
+    let timeouts = Timeouts {
+        dead_node: Duration::from_millis(1500),
+        forget_node: None,
+        lease: Duration::from_millis(500),
+    };
+    core_settings(name, directory, seeds, bootstrap, timeouts)
 }
 
 /// Three nodes, the second and third with the first as seed, once they are a cluster.

@@ -14,7 +14,7 @@ use corqtt_codec::QoS;
 use corqtt_port::routes::{Batch, Item, Mark, Publish};
 use corqtt_topics::{Interest, ShardId, Want};
 
-use common::{Directory, free_address};
+use common::{Directory, core_settings};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -56,30 +56,19 @@ struct Node {
 impl Node {
     fn start(name: &str, shards: u8, seeds: &[&Self]) -> Self {
         let directory = Directory::new();
-        let settings = CoreSettings {
-            name: name.into(),
-            directory: directory.0.clone(),
-            gossip: free_address(),
-            gossip_advertise: None,
-            links: free_address(),
-            links_advertise: None,
-            seeds: seeds
-                .iter()
-                .map(|seed| seed.settings.gossip.to_string())
-                .collect(),
-            bootstrap: if seeds.is_empty() {
-                Bootstrap::Force
-            } else {
-                Bootstrap::No
-            },
-            secrets: vec!["a secret that all of them know".to_owned()],
-            timeouts: Timeouts {
-                // nothing is settled by time alone
-                dead_node: 4 * LIMIT,
-                forget_node: None,
-                lease: LIMIT,
-            },
+        let bootstrap = if seeds.is_empty() {
+            Bootstrap::Force
+        } else {
+            Bootstrap::No
         };
+        // nothing is settled by time alone
+        let timeouts = Timeouts {
+            dead_node: 4 * LIMIT,
+            forget_node: None,
+            lease: LIMIT,
+        };
+        let seeds = seeds.iter().map(|seed| seed.settings.gossip);
+        let settings = core_settings(name, directory.path(), seeds, bootstrap, timeouts);
         let mut node = Self {
             settings,
             shards,

@@ -12,11 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use corqtt_cluster::{Boot, Card, Event, Gossip, GossipSettings, NodeId};
+use corqtt_quic::Identity;
 use tokio::sync::mpsc::Receiver;
 
-use common::{free_address, run};
-
-const SECRET: &str = "a secret that all of them know";
+use common::{SECRET, free_address, run};
 
 struct Node {
     gossip: Gossip,
@@ -45,6 +44,7 @@ async fn start_at(name: &str, bind: SocketAddr, card: Card, secrets: &[&str]) ->
         bind,
         advertise: None,
         card,
+        identity: Identity::of_secrets(secrets).expect("they are long enough"),
         secrets: secrets.iter().map(ToString::to_string).collect(),
         on_stranger: Arc::new(move |_, _| {
             counted.fetch_add(1, Ordering::Relaxed);

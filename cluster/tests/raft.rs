@@ -224,7 +224,7 @@ impl Cluster {
 
     async fn start(&mut self, number: u64) {
         let at = number as usize - 1;
-        let directory = &self.directories[at].0;
+        let directory = self.directories[at].path();
         let node = Node::start(number, directory, &self.addresses, &self.identity).await;
         self.nodes[at] = Some(node);
     }

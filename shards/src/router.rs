@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use smallvec::SmallVec;
 
 use crate::background::{FanOut, Job, Next};
-use crate::keeping::Forward;
+use crate::keeping::{Forward, bits};
 use crate::lanes::Waiter;
 use crate::limits::Limited;
 use crate::shard::{Owing, Shard};
@@ -215,9 +215,7 @@ impl Shard {
             }
         }
         let message = *outgoing.message();
-        while shards != 0 {
-            let shard = shards.trailing_zeros() as u8;
-            shards &= shards - 1;
+        for shard in bits(shards) {
             let bit = ShardId(shard).bit();
             let mut groups = SmallVec::<[&str; 4]>::new();
             let mut waits = matches.shards_persistent & bit != 0;
@@ -633,6 +631,7 @@ impl Shard {
     /// Handles items from `position` on; false if a large fan-out or the end of the turn's work stopped it.
     fn handle_items(&mut self, batch: Batch, position: usize) -> bool {
         let from = batch.from;
+        let is_node = self.config.is_node(from);
         // a part of it may have been done in an earlier turn
         let mut stored = position > 0;
         for (index, item) in batch.items.iter().enumerate().skip(position) {
@@ -659,7 +658,7 @@ impl Shard {
                     let number = batch.first + index as u64;
                     let routed = self.handle_forwarded(message, publish, groups, from, number);
                     stored |= routed.stored || publish.is_owed;
-                    if self.config.is_node(from) {
+                    if is_node {
                         self.owe_item(from, number, &routed);
                     }
                     if routed.refused {
@@ -675,7 +674,7 @@ impl Shard {
         let upto = batch.first + batch.items.len() as u64 - 1;
         let is_awaited = batch.is_awaited || self.draining.is_some();
         let waits = self.keeping.records && self.keeping.mark_waits(from, stored);
-        if self.config.is_node(from) {
+        if is_node {
             if waits {
                 self.owe(from, upto);
                 self.keeping.wait(Waiter::Item { from, item: upto });
@@ -759,13 +758,10 @@ impl Shard {
         let mut matches = std::mem::take(&mut self.matches);
         matches.clear();
         let is_node = self.config.is_node(from);
-        if publish.plain && is_node {
-            let here = self.config.here();
+        if publish.plain {
+            let among = if is_node { self.config.here() } else { 0 };
             self.topics
-                .matches_on_node(message.topic, publisher, here, &mut matches);
-        } else if publish.plain {
-            self.topics
-                .matches_local(message.topic, publisher, &mut matches);
+                .matches_plain(message.topic, publisher, among, &mut matches);
         }
         let copies = matches.hits.len() + usize::from(!groups.is_empty());
         let shared = self.share_payload(&message, copies > 0 || matches.shards != 0);
@@ -823,13 +819,13 @@ impl Shard {
         publisher: Publisher,
         routed: &mut Routed,
     ) {
-        let (here, elsewhere) = if self.config.is_node(from) {
-            (self.config.here(), !from.bit())
-        } else {
-            (u64::MAX, 0)
-        };
-        if !self.deliver_to_group(group, outgoing, publisher, &[], here, routed) && elsewhere != 0 {
-            self.deliver_to_group(group, outgoing, publisher, &[], elsewhere, routed);
+        if !self.config.is_node(from) {
+            self.deliver_to_group(group, outgoing, publisher, &[], u64::MAX, routed);
+            return;
+        }
+        let here = self.config.here();
+        if !self.deliver_to_group(group, outgoing, publisher, &[], here, routed) {
+            self.deliver_to_group(group, outgoing, publisher, &[], !from.bit(), routed);
         }
     }
 
@@ -841,11 +837,8 @@ impl Shard {
         publisher: Publisher,
         routed: &mut Routed,
     ) {
-        let mut shards = matches.shards;
         let message = *outgoing.message();
-        while shards != 0 {
-            let shard = shards.trailing_zeros() as u8;
-            shards &= shards - 1;
+        for shard in bits(matches.shards) {
             let waits = matches.shards_persistent & ShardId(shard).bit() != 0;
             self.send_away(
                 shard,

@@ -217,7 +217,6 @@ pub struct Shard {
     farewells: Option<Vec<ConnectionKey>>,
     /// Bytes sent when they were looked at last with progress, and when (monotonic ms).
     farewell_progress: (u64, u64),
-    said_goodbye: bool,
     finished: bool,
     listeners: Vec<Listening>,
     epoll: OwnedFd,
@@ -323,7 +322,6 @@ impl Shard {
             drain_reply: None,
             farewells: None,
             farewell_progress: (0, 0),
-            said_goodbye: false,
             finished: false,
             listeners: Vec::new(),
             restored_reply: None,
@@ -1049,8 +1047,12 @@ impl Shard {
         if missed.0 > 0 {
             log::warn!(clients = missed.0, messages = missed.1; "clients that read nothing for 10 s do not get what waited for them");
         }
-        self.said_goodbye = later.is_empty();
         self.farewells = Some(later);
+    }
+
+    /// Everybody was told.
+    fn has_said_goodbye(&self) -> bool {
+        self.farewells.as_ref().is_some_and(Vec::is_empty)
     }
 
     fn say_goodbye(&mut self, slot: u32) {
@@ -1088,11 +1090,11 @@ impl Shard {
                 }
             }
             Some(DrainStep::Close) => {
-                if !self.said_goodbye && !self.delivers() {
+                if !self.has_said_goodbye() && !self.delivers() {
                     self.say_goodbyes();
                 }
                 if self.wires.count() == 0
-                    && self.said_goodbye
+                    && self.has_said_goodbye()
                     && self.keeping.is_settled()
                     && let Some(reply) = self.drain_reply.take()
                 {

@@ -21,7 +21,7 @@ use super::{
     AuthSettings, BridgeSettings, Capabilities, ClusterSettings, Compatibilities,
     DashboardSettings, HttpSettings, Limit, LimitSettings, ListenerSettings, ListenerSocket,
     LogSettings, Missing, Notice, RedisSettings, Rotation, Settings, SettingsError,
-    StorageSettings, StorageSync, TlsSettings,
+    StorageSettings, StorageSync, TlsSettings, shared_addresses,
 };
 
 /// The largest packet that a remaining length of four bytes allows [MQTT5 2.1.4].
@@ -90,22 +90,15 @@ impl Builder<'_> {
             node_name,
         };
         let of_clients = settings.listeners.iter().filter_map(|listener| {
-            let address = listener.socket.tcp_address()?;
+            let address = listener.socket.tcp_address()?.clone();
             Some((listener.id.as_str(), address))
         });
-        let of_http = settings.http.iter().map(|http| ("http", &http.address));
+        let of_http = settings.http.iter();
+        let of_http = of_http.map(|http| ("http", http.address.clone()));
         let addresses: Vec<_> = of_clients.chain(of_http).collect();
-        for (at, (id, address)) in addresses.iter().enumerate() {
-            let mut before = addresses[..at].iter();
-            if let Some((other, taken)) = before.find(|(_, taken)| taken.overlaps(address)) {
-                self.problems.push(Problem::new(
-                    format!(
-                        "listener {id} ({address}) and listener {other} ({taken}) have one address; give one of them another port"
-                    ),
-                    false,
-                ));
-            }
-        }
+        let shared = shared_addresses(&addresses).into_iter();
+        self.problems
+            .extend(shared.map(|text| Problem::new(text, false)));
         if let (Some(shards), Some(cpus)) = (settings.shards, &settings.cpus)
             && cpus.len() < shards.get()
         {

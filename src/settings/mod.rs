@@ -111,6 +111,20 @@ pub enum ListenerSocket {
     Quic(Address, TlsSettings),
 }
 
+/// Each of these listeners that cannot have its address beside an earlier one, as a sentence.
+pub(crate) fn shared_addresses(listeners: &[(&str, Address)]) -> Vec<String> {
+    let shared = listeners.iter().enumerate().filter_map(|(at, (id, address))| {
+        // of one listener, a name may stand for the addresses of both families
+        let mut before = listeners[..at].iter();
+        let (other, taken) =
+            before.find(|(other, taken)| other != id && taken.overlaps(address))?;
+        Some(format!(
+            "listener {id} ({address}) and listener {other} ({taken}) have one address; give one of them another port"
+        ))
+    });
+    shared.collect()
+}
+
 impl ListenerSocket {
     /// Where TCP is taken.
     #[must_use]

@@ -208,6 +208,15 @@ pub struct Address {
     pub port: u16,
 }
 
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            host: Host::Ip(address.ip()),
+            port: address.port(),
+        }
+    }
+}
+
 impl Address {
     /// `127.0.0.1` with this port.
     #[must_use]

@@ -38,7 +38,7 @@ impl Birth {
                 ))
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (draw().map_err(named)?, Boot(0), None)
+                (NodeId(draw().map_err(named)?), Boot(0), None)
             }
             Err(error) => return Err(named(error)),
         };
@@ -91,12 +91,13 @@ fn parse(text: &str) -> Option<(NodeId, Boot, Option<NonZeroU64>)> {
         .then_some((node, boot, NonZeroU64::new(cluster)))
 }
 
-fn draw() -> io::Result<NodeId> {
+/// A number that nobody else draws.
+pub(crate) fn draw() -> io::Result<NonZeroU64> {
     loop {
         let mut bytes = [0; 8];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        if let Some(node) = NodeId::new(u64::from_le_bytes(bytes)) {
-            return Ok(node);
+        if let Some(number) = NonZeroU64::new(u64::from_le_bytes(bytes)) {
+            return Ok(number);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use compact_str::CompactString;
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::entry::{Entry, NodeId};
 use crate::raft::{Agreed, Peers, RaftFailure, RaftNode, network};
+use crate::threads::lock;
 
 /// A peer that cannot be reached is dialled again after so long, and later after twice as long.
 const REDIAL: Duration = Duration::from_millis(50);
@@ -84,17 +85,11 @@ impl Greeting {
     }
 
     pub(crate) fn hello(&self) -> Hello {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.0).clone()
     }
 
     pub(crate) fn set_cluster(&self, cluster: NonZeroU64) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .cluster = Some(cluster);
+        lock(&self.0).cluster = Some(cluster);
     }
 }
 
@@ -174,7 +169,7 @@ pub(crate) struct Dialler {
 pub(crate) struct Dialling {
     dialler: Dialler,
     tasks: JoinSet<()>,
-    /// Where each peer is dialled, and when its link ended last, if it is not there.
+    /// Where each peer is dialled.
     dialled: BTreeMap<NodeId, (SocketAddr, AbortHandle)>,
 }
 
@@ -184,18 +179,11 @@ pub(crate) struct Heard(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
 
 impl Heard {
     pub(crate) fn set(&self, peer: NodeId, at: Instant) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(peer, at);
+        lock(&self.0).insert(peer, at);
     }
 
     pub(crate) fn at(&self, peer: NodeId) -> Option<Instant> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&peer)
-            .copied()
+        lock(&self.0).get(&peer).copied()
     }
 }
 

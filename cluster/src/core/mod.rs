@@ -16,12 +16,11 @@ mod voters;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,15 +28,16 @@ use compact_str::CompactString;
 use corqtt_quic::{Endpoint, Identity};
 use futures_util::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::entry::{Boot, Delta, Entry, NodeId, Rows, Timeouts};
 use crate::gossip::{Card, Event, Gossip, Settings as GossipSettings};
 use crate::lease::Lease;
-use crate::machine::{Answer, NodeRow, Output, Refusal};
+use crate::machine::{Answer, Machine, NodeRow, Output, Refusal};
 use crate::raft::{Agreed, Applied, Peers, RaftFailure, RaftNode};
+use crate::threads::{aside, lock};
 use birth::Birth;
 pub use links::Carrier;
 use links::{Answering, Dialler, Dialling, Greeting, Heard, Hello};
@@ -213,27 +213,18 @@ struct Shared {
     shards_applied: watch::Sender<u64>,
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    // nothing that is done with it stops halfway
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn boottime_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-enum Command {
-    /// With the ticket of the last of them.
-    Deltas(u64, Vec<Delta>),
-    Applied(u64),
-    Stop,
-}
+/// Deltas, with the ticket of the last of them.
+type Pushed = (u64, Vec<Delta>);
 
 /// Puts the broker's questions to the cluster, from any thread.
 #[derive(Clone)]
 pub struct Proposer {
-    commands: mpsc::UnboundedSender<Command>,
+    pushed: mpsc::UnboundedSender<Pushed>,
     /// Deltas so far.
     tickets: Arc<Mutex<u64>>,
     shared: Arc<Shared>,
@@ -253,13 +244,17 @@ impl Proposer {
         let mut tickets = lock(&self.tickets);
         *tickets += deltas.len() as u64;
         // nobody listens once it stops
-        let _ = self.commands.send(Command::Deltas(*tickets, deltas));
+        let _ = self.pushed.send((*tickets, deltas));
         *tickets
     }
 
     /// All shards have applied the entries up to an index.
     pub fn applied(&self, index: u64) {
-        let _ = self.commands.send(Command::Applied(index));
+        self.shared.shards_applied.send_if_modified(|applied| {
+            let is_later = index > *applied;
+            *applied = index.max(*applied);
+            is_later
+        });
     }
 
     /// Proposes an entry, on the runtime that this is called on.
@@ -281,6 +276,7 @@ impl Proposer {
 #[derive(Debug)]
 pub struct Core {
     proposer: Proposer,
+    stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -297,6 +293,7 @@ impl Core {
         carrier: Arc<dyn Carrier>,
     ) -> Result<Self, CoreError> {
         let (begun, beginning) = std_mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -304,8 +301,9 @@ impl Core {
                 .build();
             match runtime {
                 Ok(runtime) => {
-                    let on_event = Box::new(on_event);
-                    runtime.block_on(run(settings, Box::new(rows), on_event, carrier, begun));
+                    let (rows, on_event) = (Box::new(rows), Box::new(on_event));
+                    let running = run(settings, rows, on_event, carrier, begun, stopped);
+                    runtime.block_on(running);
                     // what waits for a disk or a name is not waited for
                     runtime.shutdown_background();
                 }
@@ -321,7 +319,11 @@ impl Core {
             .spawn(run)
             .map_err(|error| CoreError(format!("no thread for the cluster: {error}")))?;
         match beginning.recv() {
-            Ok(Ok(proposer)) => Ok(Self { proposer, thread }),
+            Ok(Ok(proposer)) => Ok(Self {
+                proposer,
+                stop,
+                thread,
+            }),
             Ok(Err(error)) => {
                 // with it goes what it has opened
                 let _ = thread.join();
@@ -341,7 +343,8 @@ impl Core {
 
     /// Tells the others that this start is over, and ends.
     pub fn stop(self) {
-        let _ = self.proposer.commands.send(Command::Stop);
+        // it has ended already, or ends now
+        let _ = self.stop.send(());
         if let Err(panic) = self.thread.join() {
             std::panic::resume_unwind(panic);
         }
@@ -407,6 +410,7 @@ async fn open(
         bind: settings.gossip,
         advertise: settings.gossip_advertise,
         card,
+        identity,
         secrets: settings.secrets.clone(),
         on_stranger: Arc::new(|from, error| {
             log::warn!(address:% = from, error:% = error; "gossip refused a caller: it does not prove that it knows the cluster's secret");
@@ -463,6 +467,7 @@ async fn run(
     on_event: OnEvent,
     carrier: Arc<dyn Carrier>,
     begun: std_mpsc::Sender<Result<Proposer, CoreError>>,
+    stopped: oneshot::Receiver<()>,
 ) {
     let opened = match open(settings, on_event, carrier).await {
         Ok(opened) => opened,
@@ -479,9 +484,9 @@ async fn run(
         birth,
         died,
     } = opened;
-    let (commands, mut commanded) = mpsc::unbounded_channel();
+    let (pushed, deltas) = mpsc::unbounded_channel();
     let proposer = Proposer {
-        commands,
+        pushed,
         tickets: Arc::default(),
         shared: shared.clone(),
     };
@@ -491,8 +496,7 @@ async fn run(
     }
     let birth = Arc::new(Mutex::new(birth));
     let gossip = Arc::new(gossip);
-    let (deltas, said) = mpsc::unbounded_channel();
-    let (settling, to_settle) = watch::channel(ToSettle::default());
+    let (settling, to_settle) = watch::channel(None);
     let mut tasks = JoinSet::new();
     tasks.spawn(links::accept(
         endpoint.clone(),
@@ -509,28 +513,22 @@ async fn run(
     tasks.spawn(shared.clone().tell_cluster(gossip.clone(), birth.clone()));
     tasks.spawn(shared.clone().watch_quorum());
     tasks.spawn(shared.clone().keep_lease());
+    tasks.spawn(shared.clone().follow_shards());
     tasks.spawn(shared.clone().lead());
     tasks.spawn(shared.clone().settle(to_settle));
     let rows = Saying {
         shared: shared.clone(),
         birth: birth.clone(),
         died,
-        deltas: said,
+        deltas,
         taken: 0,
         settling,
         provide: Mutex::new(provide),
         gossip: gossip.clone(),
     };
     let saying = tasks.spawn(rows.run());
-    while let Some(command) = commanded.recv().await {
-        match command {
-            Command::Deltas(ticket, some) => {
-                let _ = deltas.send((ticket, some));
-            }
-            Command::Applied(index) => shared.applied_by_shards(index),
-            Command::Stop => break,
-        }
-    }
+    // whoever dropped it has no more use for this either
+    let _ = stopped.await;
     // others need not find out by themselves; and nothing begins again because of it
     saying.abort();
     let over = Entry::NodeDead {
@@ -556,8 +554,18 @@ impl Shared {
     }
 
     fn is_member(&self) -> bool {
-        self.raft
-            .look(|tables| tables.nodes().any(|row| row.node == self.me))
+        self.raft.look(|tables| tables.node(self.me).is_some())
+    }
+
+    /// Something that the tables do not have from the beginning; `None`: raft has ended.
+    async fn await_tables<T>(&self, look: impl Fn(&Machine) -> Option<T>) -> Option<T> {
+        let mut applied = self.applied.clone();
+        loop {
+            if let Some(found) = self.raft.look(&look) {
+                return Some(found);
+            }
+            applied.changed().await.ok()?;
+        }
     }
 
     fn status(&self) -> CoreStatus {
@@ -691,14 +699,8 @@ impl Shared {
 
     /// Once the cluster's name is known here, the others may know it too.
     async fn tell_cluster(self: Arc<Self>, gossip: Arc<Gossip>, birth: Arc<Mutex<Birth>>) {
-        let mut applied = self.applied.clone();
-        let cluster = loop {
-            if let Some(cluster) = self.raft.look(|tables| tables.cluster()) {
-                break cluster;
-            }
-            if applied.changed().await.is_err() {
-                return;
-            }
+        let Some(cluster) = self.await_tables(Machine::cluster).await else {
+            return;
         };
         self.greeting.set_cluster(cluster);
         if let Err(error) = aside(move || lock(&birth).set_cluster(cluster)).await {
@@ -726,10 +728,7 @@ impl Shared {
     }
 
     fn name_of(&self, node: NodeId) -> CompactString {
-        let row = self
-            .raft
-            .look(|tables| tables.nodes().find(|row| row.node == node));
-        match row {
+        match self.raft.look(|tables| tables.node(node)) {
             Some(row) => row.name,
             None if node == self.me => self.settings.name.clone(),
             None => lock(&self.seen)
@@ -739,10 +738,12 @@ impl Shared {
         }
     }
 
-    fn applied_by_shards(&self, index: u64) {
-        self.shards_applied
-            .send_if_modified(|applied| index > std::mem::replace(applied, index.max(*applied)));
-        self.with_lease(|lease| lease.handle_applied(index));
+    async fn follow_shards(self: Arc<Self>) {
+        let mut applied = self.shards_applied.subscribe();
+        while applied.changed().await.is_ok() {
+            let index = *applied.borrow_and_update();
+            self.with_lease(|lease| lease.handle_applied(index));
+        }
     }
 
     fn with_lease(&self, change: impl FnOnce(&mut Lease)) {
@@ -759,16 +760,10 @@ impl Shared {
 
     async fn keep_lease(self: Arc<Self>) {
         // the cluster's own, whatever this node's settings say
-        let mut applied = self.applied.clone();
-        let lease = loop {
-            if let Some(timeouts) = self.raft.look(|tables| tables.timeouts()) {
-                break timeouts.lease;
-            }
-            if applied.changed().await.is_err() {
-                return;
-            }
+        let Some(timeouts) = self.await_tables(Machine::timeouts).await else {
+            return;
         };
-        *lock(&self.lease) = Lease::new(lease);
+        *lock(&self.lease) = Lease::new(timeouts.lease);
         let index = *self.shards_applied.borrow();
         self.with_lease(|lease| lease.handle_applied(index));
         let mut asking = JoinSet::new();
@@ -794,14 +789,18 @@ impl Shared {
 
     /// Tells the broker what every member knows that may trust its tables: it says so itself, or could not ask for a
     /// lease since.
-    async fn settle(self: Arc<Self>, mut to_settle: watch::Receiver<ToSettle>) {
+    async fn settle(self: Arc<Self>, mut to_settle: watch::Receiver<Option<ToSettle>>) {
         while to_settle.changed().await.is_ok() {
             // whoever has this has what was before it
-            let ToSettle {
+            let latest = *to_settle.borrow_and_update();
+            let Some(ToSettle {
                 index,
                 ticket,
                 agreed_at,
-            } = *to_settle.borrow_and_update();
+            }) = latest
+            else {
+                continue;
+            };
             // whoever became a member before it is to be asked too
             let mut applied = self.applied.clone();
             if applied.wait_for(|applied| *applied >= index).await.is_err() {
@@ -820,7 +819,6 @@ impl Shared {
                     sleep(RETRY).await;
                 }
             });
-            let Some(agreed_at) = agreed_at else { continue };
             let until = agreed_at + lease.mul_f64(LEASES_TO_SETTLE);
             // by then whoever did not answer does not trust its tables any more
             let _ = timeout_at(until.into(), join_all(asking)).await;
@@ -858,11 +856,11 @@ impl Shared {
         if *self.applied.borrow() < index {
             return Ok(());
         }
-        let rows: Vec<NodeRow> = self.raft.look(|tables| tables.nodes().collect());
-        let timeouts = self
-            .raft
-            .look(|tables| tables.timeouts())
-            .unwrap_or(self.settings.timeouts);
+        let (rows, timeouts) = self.raft.look(|tables| {
+            let rows: Vec<NodeRow> = tables.nodes().collect();
+            (rows, tables.timeouts())
+        });
+        let timeouts = timeouts.unwrap_or(self.settings.timeouts);
         let (voters, learners) = self.raft.members();
         let is_row = |node: &NodeId| rows.iter().any(|row| row.node == *node);
         for row in &rows {
@@ -943,12 +941,12 @@ impl Shared {
 }
 
 /// What the cluster has agreed on and not every member may know yet.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct ToSettle {
     index: u64,
     /// Of the last delta that the entries up to it hold.
     ticket: u64,
-    agreed_at: Option<Instant>,
+    agreed_at: Instant,
 }
 
 /// Says this node's rows, as long as it is a member.
@@ -956,10 +954,11 @@ struct Saying {
     shared: Arc<Shared>,
     birth: Arc<Mutex<Birth>>,
     died: watch::Receiver<Boot>,
-    deltas: mpsc::UnboundedReceiver<(u64, Vec<Delta>)>,
+    deltas: mpsc::UnboundedReceiver<Pushed>,
     /// The last ticket that came.
     taken: u64,
-    settling: watch::Sender<ToSettle>,
+    settling: watch::Sender<Option<ToSettle>>,
+    /// Locked by this alone: what borrows this waits.
     provide: Mutex<Provide>,
     gossip: Arc<Gossip>,
 }
@@ -1017,10 +1016,7 @@ impl Saying {
                 Bootstrap::IfNone => timeout(ASK_SEEDS, self.find_cluster()).await.is_err(),
                 Bootstrap::No => false,
             };
-            let Timeouts {
-                dead_node, lease, ..
-            } = shared.settings.timeouts;
-            if founds && dead_node < 3 * lease {
+            if founds && !shared.settings.timeouts.are_possible() {
                 return Err(
                     "dead-node-timeout is shorter than three leases; raise it, or shorten the lease"
                         .to_owned(),
@@ -1075,10 +1071,7 @@ impl Saying {
     /// As the only voter.
     async fn found(&self) -> Result<(), String> {
         let shared = &self.shared;
-        let mut bytes = [0; 8];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| io::Error::from(error).to_string())?;
-        let cluster = NonZeroU64::new(u64::from_le_bytes(bytes)).unwrap_or(NonZeroU64::MIN);
+        let cluster = birth::draw().map_err(|error| error.to_string())?;
         let founded = Entry::Founded {
             cluster,
             timeouts: shared.settings.timeouts,
@@ -1189,11 +1182,11 @@ impl Saying {
     }
 
     fn agreed(&self, index: u64, ticket: u64) {
-        self.settling.send_replace(ToSettle {
+        self.settling.send_replace(Some(ToSettle {
             index,
             ticket,
-            agreed_at: Some(Instant::now()),
-        });
+            agreed_at: Instant::now(),
+        }));
     }
 
     async fn next_deltas(&mut self) -> Result<Vec<Delta>, Over> {
@@ -1253,14 +1246,6 @@ impl Saying {
                 }
             }
         }
-    }
-}
-
-/// Away from the cluster's thread, which waits for no disk.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

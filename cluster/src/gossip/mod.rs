@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use compact_str::CompactString;
@@ -38,6 +38,7 @@ use smol_str::SmolStr;
 use tokio::sync::mpsc;
 
 use crate::entry::{Boot, NodeId};
+use crate::threads::lock;
 use sealed::{Sealed, Terms};
 
 pub use sealed::OnStranger;
@@ -133,7 +134,9 @@ pub struct Settings {
     pub advertise: Option<SocketAddr>,
     /// This node.
     pub card: Card,
-    /// Who knows the first of them is one of us, the others are accepted too.
+    /// Proves to others that this node is one of them.
+    pub identity: Identity,
+    /// What packets are sealed with: the first of them, the others are accepted too.
     pub secrets: Vec<String>,
     /// Hears of callers that are not let in.
     pub on_stranger: OnStranger,
@@ -207,10 +210,10 @@ impl Gossip {
             bind,
             advertise,
             card,
+            identity,
             secrets,
             on_stranger,
         } = settings;
-        let identity = Identity::of_secrets(&secrets).map_err(GossipError::Secret)?;
         let keys = corqtt_quic::keys_of_secrets(&secrets, LABEL).map_err(GossipError::Secret)?;
         let (server, client, tls_name) = identity.over_tcp(ALPN);
         let terms = Terms {
@@ -268,7 +271,7 @@ impl Gossip {
 
     /// Tells all others something new of this node; that it takes long is no error, gossip goes on with it.
     pub async fn change_card(&self, change: impl FnOnce(&mut Card)) {
-        change(&mut self.card.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.card));
         let _ = self.list.update_node(TELL_MAX).await;
     }
 
@@ -338,7 +341,7 @@ type Node = Arc<NodeState<SmolStr, SocketAddr>>;
 
 impl Watch {
     fn card(&self) -> Card {
-        *self.card.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.card)
     }
 
     async fn tell(&self, event: Event) {

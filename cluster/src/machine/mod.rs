@@ -273,9 +273,6 @@ impl std::error::Error for InvalidSnapshot {}
 
 const SNAPSHOT_VERSION: u8 = 1;
 
-/// A node is not declared dead while it may still trust its tables.
-const LEASES_PER_DEATH: u32 = 3;
-
 impl Want {
     /// What is left of it when the node is dead.
     const fn of_dead(self) -> Option<Self> {
@@ -306,6 +303,16 @@ impl Want {
 impl Node {
     const fn is_live(&self) -> bool {
         self.boot.is_some() && self.part.is_none() && !self.is_dead
+    }
+
+    fn row(&self, id: NodeId) -> NodeRow {
+        NodeRow {
+            node: id,
+            name: self.name.clone(),
+            boot: self.boot,
+            is_live: self.is_live(),
+            is_dead: self.is_dead,
+        }
     }
 }
 
@@ -377,13 +384,13 @@ impl Machine {
 
     /// All members, by id.
     pub fn nodes(&self) -> impl Iterator<Item = NodeRow> {
-        self.state.nodes.iter().map(|(id, node)| NodeRow {
-            node: *id,
-            name: node.name.clone(),
-            boot: node.boot,
-            is_live: node.is_live(),
-            is_dead: node.is_dead,
-        })
+        self.state.nodes.iter().map(|(id, node)| node.row(*id))
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<NodeRow> {
+        self.state.nodes.get(&id).map(|node| node.row(id))
     }
 
     /// Whom a client id belongs to.
@@ -475,7 +482,7 @@ impl Machine {
         if self.state.cluster.is_some() {
             return Err(Refusal::Founded);
         }
-        if timeouts.dead_node < LEASES_PER_DEATH * timeouts.lease {
+        if !timeouts.are_possible() {
             return Err(Refusal::Timeouts);
         }
         self.state.cluster = Some(cluster);

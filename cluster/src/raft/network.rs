@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use corqtt_quic::{Link, LinkError};
@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 
 use super::Types;
 use crate::entry::NodeId;
+use crate::threads::lock;
 
 const VERSION: u8 = 1;
 const APPEND: u8 = 1;
@@ -46,8 +47,7 @@ pub struct Peers {
 
 impl Peers {
     fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, Link>> {
-        // a map is never half changed
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.links)
     }
 
     /// A link to a peer is there.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::state::{Applied, Tables};
 use super::{LogStore, Proposal, StateMachine, Types};
 use crate::entry::{Entry, NodeId, decode_entry, encode_entry};
 use crate::machine::{Answer, Machine};
+use crate::threads::lock;
 
 /// An answer that takes longer than a heartbeat's interval counts as none.
 const HEARTBEAT_MS: u64 = 100;
@@ -234,8 +235,8 @@ impl RaftNode {
             .unwrap_or(Err(RaftFailure::NoLeader))
     }
 
-    /// Proposes an entry until the cluster has it; its index, and the machine's answer. An entry may be applied twice where its answer
-    /// was lost: the machine knows repeats.
+    /// Proposes an entry until the cluster has it; its index, and the machine's answer. An entry may be applied twice where
+    /// its answer was lost: the machine knows repeats.
     ///
     /// # Errors
     /// When it is not agreed on within `limit`: it still may be.
@@ -384,10 +385,7 @@ impl RaftNode {
             leads && voters > 1 && heard.is_none_or(|heard| heard > QUORUM_LOST)
         };
         let stands = {
-            let mut since = self
-                .alone_since
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut since = lock(&self.alone_since);
             match *since {
                 _ if !is_alone => {
                     *since = None;

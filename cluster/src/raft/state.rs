@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::{
@@ -15,6 +15,7 @@ use openraft::{
 use super::{Reply, Types, any};
 use crate::entry::{NodeId, decode_entry};
 use crate::machine::{Machine, Output};
+use crate::threads::{aside, lock};
 
 type Id = LogId<u64>;
 type Failure = StorageError<u64>;
@@ -115,11 +116,6 @@ impl Tables {
     }
 }
 
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    // an entry that panics halfway ends the process
-    inner.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Where snapshots lie. One is whole under its name, or not there, and a later one is not replaced by an earlier one:
 /// building one takes its time, and meanwhile another may come from the leader.
 #[derive(Clone, Debug)]
@@ -155,7 +151,7 @@ impl Files {
     }
 
     fn write(&self, meta: &Meta, bytes: &[u8]) -> io::Result<()> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = lock(&self.written);
         if meta.last_log_id < *written {
             return Ok(());
         }
@@ -172,14 +168,6 @@ impl Files {
         write().map_err(|error| named(&path, error))?;
         *written = meta.last_log_id;
         Ok(())
-    }
-}
-
-/// Away from the runtime's thread: raft's heartbeats do not wait for the disk.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

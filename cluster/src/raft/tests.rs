@@ -8,7 +8,7 @@ use openraft::{StorageError, Vote};
 
 use super::*;
 use crate::entry::NodeId;
-use crate::testing::Directory;
+use crate::testing::{Directory, run};
 
 const ME: NodeId = NodeId(NonZeroU64::MIN);
 
@@ -30,14 +30,6 @@ impl StoreBuilder<Types, LogStore, StateMachine, Directory> for Stores {
 #[test]
 fn log_and_machine_are_what_openraft_expects() {
     Suite::test_all(Stores).expect("all of its tests pass");
-}
-
-fn run<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(test)
 }
 
 #[test]

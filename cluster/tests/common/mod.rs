@@ -1,32 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the tests of this folder need. Each of them is a program of its own and uses a part of it.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
+
+mod scaffold;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A directory of its own, gone with the value.
-pub(crate) struct Directory(pub(crate) PathBuf);
+use corqtt_cluster::{Bootstrap, CoreSettings, Timeouts};
 
-impl Directory {
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("corqtt-cluster-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).expect("a directory");
-        Self(path)
-    }
-}
+pub(crate) use scaffold::{Directory, run};
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+/// Of all nodes of a test.
+pub(crate) const SECRET: &str = "a secret that all of them know";
 
 /// A port that was free for TCP and UDP a moment ago, and that no other node of these tests comes back to.
 pub(crate) fn free_address() -> SocketAddr {
@@ -41,11 +29,24 @@ pub(crate) fn free_address() -> SocketAddr {
     }
 }
 
-/// Runs a test on a thread with IO and time.
-pub(crate) fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(test);
+/// Of a node on free ports, with the gossip addresses of its seeds.
+pub(crate) fn core_settings(
+    name: &str,
+    directory: &Path,
+    seeds: impl IntoIterator<Item = SocketAddr>,
+    bootstrap: Bootstrap,
+    timeouts: Timeouts,
+) -> CoreSettings {
+    CoreSettings {
+        name: name.into(),
+        directory: directory.to_owned(),
+        gossip: free_address(),
+        gossip_advertise: None,
+        links: free_address(),
+        links_advertise: None,
+        seeds: seeds.into_iter().map(|seed| seed.to_string()).collect(),
+        bootstrap,
+        secrets: vec![SECRET.to_owned()],
+        timeouts,
+    }
 }

@@ -497,32 +497,24 @@ impl Partition {
         self.hit_local(publisher, out);
     }
 
-    /// For a message from another node, which has chosen among groups: everyone with a plain subscription, of the other
-    /// shards those in `here` only.
-    pub fn matches_on_node(
+    /// Everyone with a plain subscription, of the other shards those in `among` only: what is left to do for a message
+    /// from another shard (none of them) or node (those of this one), which has chosen among groups.
+    pub fn matches_plain(
         &mut self,
         topic: TopicName<'_>,
         publisher: Publisher,
-        here: u64,
+        among: u64,
         out: &mut Matches,
     ) {
         out.clear();
         self.find(topic);
-        for entry in &self.found {
-            let entry = self.filters.entry(*entry);
-            if entry.remotes != remotes::EMPTY {
-                let set = self.remotes.set(entry.remotes);
-                out.shards |= set.shards & here;
-                out.shards_persistent |= set.persistent & here;
+        if among != 0 {
+            for entry in &self.found {
+                let set = self.remotes.set(self.filters.entry(*entry).remotes);
+                out.shards |= set.shards & among;
+                out.shards_persistent |= set.persistent & among;
             }
         }
-        self.hit_local(publisher, out);
-    }
-
-    /// The local clients with plain subscriptions only: what is left to do for a message from another shard.
-    pub fn matches_local(&mut self, topic: TopicName<'_>, publisher: Publisher, out: &mut Matches) {
-        out.clear();
-        self.find(topic);
         self.hit_local(publisher, out);
     }
 

@@ -426,7 +426,7 @@ fn a_message_from_another_shard_meets_plain_local_subscribers_only() {
     let mut matches = Matches::new();
     shard
         .partition
-        .matches_local(topic("a"), Publisher::default(), &mut matches);
+        .matches_plain(topic("a"), Publisher::default(), 0, &mut matches);
     assert_eq!(
         (matches.hits.len(), matches.shards, matches.groups.len()),
         (1, 0, 0)
@@ -647,6 +647,11 @@ fn a_group_can_have_its_own_strategy() {
     assert_eq!(shard.sequence("b", 3), "111");
 }
 
+/// From all lanes.
+fn choose_member(of: &mut Partition, filter: &str, except: &[ClientKey]) -> Option<Choice> {
+    of.choose_member(filter, Publisher::default(), topic("a"), except, u64::MAX)
+}
+
 #[test]
 fn a_choice_for_another_shard_prefers_members_here() {
     let mut shard = Shard::new(Strategy::RoundRobin);
@@ -657,15 +662,8 @@ fn a_choice_for_another_shard_prefers_members_here() {
     shard
         .partition
         .apply_interest(B, &group("$share/g/a", 5, 0, false));
-    let mut choose = |except: &[ClientKey]| {
-        shard.partition.choose_member(
-            "$share/g/a",
-            Publisher::default(),
-            topic("a"),
-            except,
-            u64::MAX,
-        )
-    };
+    let mut choose =
+        |except: &[ClientKey]| choose_member(&mut shard.partition, "$share/g/a", except);
     let local = |client, online| {
         Some(Choice::Local {
             client: ClientKey(client),
@@ -686,15 +684,8 @@ fn a_choice_for_another_shard_prefers_members_here() {
     shard
         .partition
         .apply_interest(B, &group("$share/g/a", 0, 5, false));
-    let mut choose = |except: &[ClientKey]| {
-        shard.partition.choose_member(
-            "$share/g/a",
-            Publisher::default(),
-            topic("a"),
-            except,
-            u64::MAX,
-        )
-    };
+    let mut choose =
+        |except: &[ClientKey]| choose_member(&mut shard.partition, "$share/g/a", except);
     assert_eq!(choose(&[ClientKey(1), ClientKey(2)]), local(3, false));
     let all = [ClientKey(1), ClientKey(2), ClientKey(3)];
     assert_eq!(
@@ -708,25 +699,10 @@ fn a_choice_for_another_shard_prefers_members_here() {
         .partition
         .apply_interest(B, &group("$share/g/a", 0, 0, false));
     assert_eq!(
-        shard.partition.choose_member(
-            "$share/g/a",
-            Publisher::default(),
-            topic("a"),
-            &all,
-            u64::MAX
-        ),
+        choose_member(&mut shard.partition, "$share/g/a", &all),
         None
     );
-    assert_eq!(
-        shard.partition.choose_member(
-            "$share/h/a",
-            Publisher::default(),
-            topic("a"),
-            &[],
-            u64::MAX
-        ),
-        None
-    );
+    assert_eq!(choose_member(&mut shard.partition, "$share/h/a", &[]), None);
 }
 
 #[test]
