@@ -50,7 +50,7 @@ starter() {
   cat >"$dir/$way.sh" <<SH
 #!/bin/sh
 $empty
-exec $CORQTT_BIN --conf=$dir/corqtt.yml --level=warn --http=off --tcp=127.0.0.1:\$1 --shards=1 --storage-way=$way $*
+exec $CORQTT_BIN --conf=$dir/corqtt.yml --level=warn --http=off --tcp=127.0.0.1:\$1 --ws=off --shards=1 --storage-way=$way $*
 SH
   chmod +x "$dir/$way.sh"
   targets+=("--spawn=$way=$dir/$way.sh {port}")

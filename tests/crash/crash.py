@@ -413,7 +413,7 @@ def crash_at_the_beginning(way, rounds, seed):
     with tempfile.TemporaryDirectory(prefix="corqtt-crash-") as made:
         directory = Path(made).resolve()
         power = Power(directory / "store", directory, chosen)
-        command = [binary(), "--shards=1", "--http=off", "--tcp=127.0.0.1:0", *store_flags(way, power.root)]
+        command = [binary(), "--shards=1", "--http=off", "--tcp=127.0.0.1:0", "--ws=off", *store_flags(way, power.root)]
         for _ in range(rounds):
             shutil.rmtree(power.root, ignore_errors=True)
             for _ in range(2):
