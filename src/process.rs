@@ -156,7 +156,6 @@ fn run(broker: Broker, signals: &SigSet, around: &Around<'_>) -> ExitCode {
 fn reload(broker: &Broker, around: &Around<'_>) {
     around.notifier.reloading();
     around.log.reopen();
-    log::info!("log files reopened (SIGHUP)");
     let outcomes = broker.reload();
     let of_settings = reload::settings(around.args, around.settings);
     for outcome in outcomes.iter().chain(&of_settings) {

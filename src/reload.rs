@@ -13,8 +13,8 @@ pub struct Outcome {
     what: &'static str,
     /// Whose they are: the listener's, say.
     of: String,
-    /// Why the old ones still hold; None: the new ones do.
-    kept_because: Option<String>,
+    /// Why the old ones still hold, and how much the operator should mind; None: the new ones do.
+    kept_because: Option<(log::Level, String)>,
 }
 
 impl Outcome {
@@ -28,13 +28,21 @@ impl Outcome {
         }
     }
 
-    /// The old ones still hold.
+    /// The old ones still hold, because the new ones cannot be used.
     #[must_use]
     pub fn kept(what: &'static str, of: &str, why: impl Into<String>) -> Self {
         Self {
             what,
             of: of.to_owned(),
-            kept_because: Some(why.into()),
+            kept_because: Some((log::Level::Error, why.into())),
+        }
+    }
+
+    /// The old ones hold until a restart.
+    fn waits(what: &'static str, of: &str, why: String) -> Self {
+        Self {
+            kept_because: Some((log::Level::Warn, why)),
+            ..Self::taken_over(what, of)
         }
     }
 
@@ -43,7 +51,9 @@ impl Outcome {
         let Self { what, of, .. } = self;
         match &self.kept_because {
             None => log::info!(of = of.as_str(); "{what} read again"),
-            Some(why) => log::error!(of = of.as_str(); "{what} stay as they were: {why}"),
+            Some((level, why)) => {
+                log::log!(*level, of = of.as_str(); "{what} stay as they were: {why}");
+            }
         }
     }
 }
@@ -51,18 +61,20 @@ impl Outcome {
 /// Settings themselves are read at start only. An operator who changed them and reloads is told that nothing happened.
 #[must_use]
 pub fn settings(args: &Args, in_force: &Settings) -> Option<Outcome> {
-    let why = match Settings::load(args, std::env::vars_os()) {
+    let outcome = match Settings::load(args, std::env::vars_os()) {
         Ok(now) => {
             let changed = changed(in_force, &now)?;
-            format!("{changed} changed; restart the broker to take that over")
+            let why = format!("{changed} changed; restart the broker to take that over");
+            Outcome::waits("settings", "broker", why)
         }
         Err(error) => {
             let problems: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
             let problems = problems.join("; ");
-            format!("with what is written now it would not start: {problems}")
+            let why = format!("with what is written now it would not start: {problems}");
+            Outcome::kept("settings", "broker", why)
         }
     };
-    Some(Outcome::kept("settings", "broker", why))
+    Some(outcome)
 }
 
 /// Names of the settings whose meaning differs.
@@ -131,7 +143,8 @@ mod tests {
         let (_, before) = with(&[]);
         let args = crate::args::parse(["--conf=/nowhere/corqtt.yml".into()]).expect("flags");
         let outcome = settings(&args, &before).expect("something to tell");
-        let why = outcome.kept_because.expect("a reason");
+        let (level, why) = outcome.kept_because.expect("a reason");
+        assert_eq!(level, log::Level::Error);
         assert!(why.contains("would not start") && why.contains("/nowhere/corqtt.yml"));
     }
 }

@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay,
+    set_ipv6_v6only, set_socket_keepalive, set_socket_reuseaddr, set_socket_reuseport,
+    set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
 };
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_socket, connect,
@@ -19,6 +21,13 @@ use rustix::net::{
 
 /// Connections that wait to be accepted, per shard and listener.
 const BACKLOG: i32 = 4096;
+/// A client with a keep-alive of 0 may say nothing for ever; its machine is asked whether it is still there when nothing
+/// came for this long,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// then once in this time,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// and the connection ends after so many questions without an answer.
+const KEEPALIVE_PROBES: u32 = 5;
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,8 +129,12 @@ fn socket(address: SocketAddr, share: bool) -> rustix::io::Result<OwnedFd> {
         // `:PORT` is all interfaces of both families
         set_ipv6_v6only(&fd, !address.ip().is_unspecified())?;
     }
-    // accepted sockets inherit it
+    // accepted sockets inherit all of these
     set_tcp_nodelay(&fd, true)?;
+    set_socket_keepalive(&fd, true)?;
+    set_tcp_keepidle(&fd, KEEPALIVE_IDLE)?;
+    set_tcp_keepintvl(&fd, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepcnt(&fd, KEEPALIVE_PROBES)?;
     bind_socket(&fd, &address)?;
     Ok(fd)
 }
@@ -268,6 +281,8 @@ pub fn listen_alone(id: &str, address: SocketAddr) -> Result<(OwnedFd, SocketAdd
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::sockopt;
+
     use super::*;
 
     const ANY_PORT: &str = "127.0.0.1:0";
@@ -297,6 +312,18 @@ mod tests {
     fn an_address_is_taken_before_any_shard_listens() {
         let bound = bind("tcp", any()).expect("a free port");
         assert!(bind("tcp-2", address_of(&bound)).is_err());
+    }
+
+    #[test]
+    fn what_is_accepted_is_asked_whether_its_client_is_there() {
+        let bound = bind("tcp", any()).expect("a free port");
+        let listener = bound.open(0).expect("a socket").expect("of this shard");
+        let _client = std::net::TcpStream::connect(address_of(&bound)).expect("a connection");
+        let accepted = rustix::net::accept(&listener).expect("it was connected");
+        assert!(sockopt::socket_keepalive(&accepted).expect("a socket"));
+        let idle = sockopt::tcp_keepidle(&accepted).expect("a socket");
+        assert_eq!(idle, KEEPALIVE_IDLE);
+        assert!(sockopt::tcp_nodelay(&accepted).expect("a socket"));
     }
 
     struct Folder(PathBuf);

@@ -15,7 +15,7 @@ use corqtt_topics::{ClientKey, Cursor, Subscription};
 
 use crate::lanes::ToShard;
 use crate::router::Routed;
-use crate::shard::Shard;
+use crate::shard::{SMALL_STEPS_PER_LOOK, Shard};
 use crate::wires::Stage;
 
 /// Topics looked at for one page.
@@ -151,12 +151,16 @@ impl Shard {
     /// Sends pages to those connections that may have room.
     pub(crate) fn continue_paging(&mut self) {
         let mut ready = std::mem::take(&mut self.page_ready);
+        let mut steps = 0;
+        let mut late = false;
         for slot in ready.drain(..) {
             if let Some(pages) = self.pages.get_mut(&slot) {
                 pages.listed = false;
-                if self.work > 0 {
-                    while self.page_step(slot) {}
-                } else {
+                while !late && self.work > 0 && self.page_step(slot) {
+                    steps += 1;
+                    late = steps % SMALL_STEPS_PER_LOOK == 0 && self.is_late();
+                }
+                if late || self.work <= 0 {
                     self.wake_pages(slot);
                 }
             }

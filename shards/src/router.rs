@@ -20,7 +20,7 @@ use crate::background::{FanOut, Job, Next};
 use crate::keeping::{Forward, bits};
 use crate::lanes::Waiter;
 use crate::limits::Limited;
-use crate::shard::{Owing, Shard};
+use crate::shard::{Owing, SMALL_STEPS_PER_LOOK, Shard};
 use crate::shares::Retainable;
 use crate::wires::{Close, NONE, Why};
 
@@ -635,7 +635,9 @@ impl Shard {
         // a part of it may have been done in an earlier turn
         let mut stored = position > 0;
         for (index, item) in batch.items.iter().enumerate().skip(position) {
-            if self.work <= 0 && index > position {
+            let done = index - position;
+            let looks = done.is_multiple_of(SMALL_STEPS_PER_LOOK);
+            if done > 0 && (self.work <= 0 || looks && self.is_late()) {
                 self.runnable_batches |= from.bit();
                 self.deferred[usize::from(from.0)].push_front((batch, index));
                 return false;

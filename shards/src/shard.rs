@@ -58,6 +58,8 @@ const FLUSHES_MAX: usize = 512;
 const HALF_TURN_NS: u64 = 500_000;
 /// Sockets written to, or timers, between two looks at the clock.
 const STEPS_PER_LOOK: usize = 8;
+/// Small steps between two looks at the clock: items of another shard, retained messages.
+pub(crate) const SMALL_STEPS_PER_LOOK: usize = 32;
 /// What one connection is worth between two looks at the clock.
 pub(crate) const WORK_PER_LOOK: i64 = 256;
 /// Connections closed in each half of a turn even if it has lasted long enough.

@@ -110,7 +110,8 @@ pub struct LogHandle {
 }
 
 impl LogHandle {
-    /// Closes the files and opens them by name again, after they were moved away. Does not wait.
+    /// Closes the files and opens them by name again, after they were moved away; the log says what came of it. Does not
+    /// wait.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         let _ = self.sender.try_send(Entry::Wake);
@@ -292,6 +293,9 @@ impl Sinks {
                     sink.file.path().display()
                 ));
             }
+        }
+        if troubles.is_empty() && log::max_level() >= Level::Info {
+            self.say(Level::Info, "log files reopened (SIGHUP)");
         }
         for trouble in troubles {
             self.say(Level::Error, &trouble);

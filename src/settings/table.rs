@@ -289,7 +289,7 @@ pub(super) const ROWS: &[Row] = &[
     key("mqtt.options.capabilities.maximum-inflight", number(1, 65_535), Is("8192"),
         "QoS 1 and 2 messages unacknowledged by a client, whatever it can receive"),
     key("mqtt.options.capabilities.maximum-keepalive", number(0, 65_535), Is("0"),
-        "longest keep-alive in seconds; 0 = whatever the client asks for"),
+        "longest keep-alive in seconds, told to MQTT 5.0 clients; 0 = whatever the client asks for; earlier versions always get what they ask for"),
     key("mqtt.options.capabilities.compatibilities.obscure-not-authorized", Kind::Bool, Is("false"),
         "answer unspecified error instead of not authorized").also("mqtt.options.compatibilities.obscure-not-authorized"),
     key("mqtt.options.capabilities.compatibilities.passive-client-disconnect", Kind::Bool, Is("false"),
