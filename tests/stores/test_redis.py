@@ -75,6 +75,8 @@ def test_publishes_are_refused_when_redis_stays_away(broker, redis, version):
     redis.kill()
     waiting, _ = opened(broker)
     waiting.send(publish(V5, topic, b"waits", qos=1, pid=1))
+    # it was taken in, before what others send below
+    waiting.expect_alive()
     broker.await_line("the store cannot be reached")
 
     def refused():
