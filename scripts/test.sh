@@ -9,6 +9,7 @@
 #   wire       hand-written bytes against the broker, with both drivers and the doubles
 #   hostile    hostile input and overload, small, on one shard and on two
 #   stores     what each store gives back after a crash, and what happens while redis is away
+#   cluster    three brokers that are one
 #   crash      the broker killed under load and at each step of what is kept before what is sent
 #   mqttjs     MQTT.js, in each world
 #   go         paho.mqtt.golang, with the stresser workload, in each world
@@ -26,7 +27,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly STAGES=(lint unit behaviour wire hostile stores crash mqttjs go mosquitto transports browser fuzz)
+readonly STAGES=(lint unit behaviour wire hostile stores cluster crash mqttjs go mosquitto transports browser fuzz)
 # shards, driver, whether with the doubles
 readonly WORLDS=("1 epoll" "2 epoll" "4 epoll" "1 glommio" "2 glommio" "4 glommio" "2 auto doubles")
 # besides TCP
@@ -64,10 +65,10 @@ main() {
   trap 'exit 143' TERM
   rm -rf "$RESULTS" "$TMPDIR"
   mkdir -p "$RESULTS" "$TMPDIR"
-  if wants behaviour wire hostile stores crash mqttjs go mosquitto transports browser; then
+  if wants behaviour wire hostile stores cluster crash mqttjs go mosquitto transports browser; then
     step "the broker" cargo build --locked --profile ci --features doubles || finish
   fi
-  if wants behaviour wire hostile stores crash mosquitto transports browser; then
+  if wants behaviour wire hostile stores cluster crash mosquitto transports browser; then
     step "Python packages" python_and_packages || finish
   fi
   if wants unit stores crash; then
@@ -126,6 +127,11 @@ stage_hostile() {
 stage_stores() {
   in_world "2 epoll" suite "stores-epoll" stores
   in_world "2 glommio" suite "stores-glommio" stores
+}
+
+stage_cluster() {
+  in_world "1 epoll" suite "cluster-1-epoll" cluster
+  in_world "2 glommio" suite "cluster-2-glommio" cluster
 }
 
 stage_crash() {

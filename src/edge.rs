@@ -36,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) http: Option<Http>,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) log: LogHandle,
+    /// Where the process stands when the thread begins.
+    pub(crate) phase: Phase,
     /// Of the store, if there is one that counts.
     pub(crate) store: Option<Arc<StoreNumbers>>,
 }
@@ -98,7 +100,7 @@ impl Edge {
     /// # Errors
     /// When the process has no thread or file descriptor left.
     pub(crate) fn start(parts: Parts) -> anyhow::Result<Self> {
-        let (phase, phases) = watch::channel(Phase::Serving);
+        let (phase, phases) = watch::channel(parts.phase);
         let (ready, started) = mpsc::sync_channel(1);
         let (ending, ended) = mpsc::sync_channel(1);
         let attached: Vec<_> = parts
@@ -132,6 +134,20 @@ impl Edge {
             ended,
             phase,
         })
+    }
+
+    /// Tells the thread that clients may come, on a thread of its own.
+    pub(crate) fn serving(&self) -> impl FnOnce() + Send + 'static {
+        let phase = self.phase.clone();
+        move || {
+            phase.send_if_modified(|phase| {
+                let joined = *phase == Phase::Joining;
+                if joined {
+                    *phase = Phase::Serving;
+                }
+                joined
+            });
+        }
     }
 
     /// Clients are being told goodbye: `/readyz` says so.
@@ -216,7 +232,7 @@ async fn watch_over(panel: Arc<Panel>, notifier: Arc<Notifier>, within: Duration
         ticks.tick().await;
         // shards end one by one in a drain, which has a deadline of its own
         match panel.phase() {
-            Phase::Serving => match panel.snapshot().await {
+            Phase::Joining | Phase::Serving => match panel.snapshot().await {
                 Ok(_) => notifier.alive(),
                 Err(silent) => {
                     log::error!("the service manager is not told that all is well: {silent}")

@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod check;
+mod cluster;
 mod edge;
 mod http;
 pub mod logging;
@@ -10,6 +11,7 @@ mod memory;
 pub mod notify;
 mod numbers;
 mod panel;
+mod polled;
 pub mod process;
 pub mod reload;
 pub mod settings;

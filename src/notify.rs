@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// What the service manager shows while clients are served.
+pub(crate) const SERVING: &str = "serving";
 /// Longest wait for a manager that does not read.
 const SEND_MAX: Duration = Duration::from_secs(1);
 /// What is left to end the process after its drain, beyond what the drain may take.

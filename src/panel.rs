@@ -8,20 +8,18 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use corqtt_codec::Message;
 use corqtt_port::admin::{Answer, Ask, Numbers, Query, Reply};
-use corqtt_port::lane::{self, Receiver, Sender};
+use corqtt_port::lane::Sender;
 use corqtt_shards::ToShard;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::numbers::{Node, Snapshot};
+use crate::polled::Polled;
 
 /// How old numbers may be that somebody is told.
 const FRESH: Duration = Duration::from_millis(100);
@@ -31,6 +29,8 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Where the process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// The cluster is not there yet, or not this node in it.
+    Joining,
     /// Clients are welcome.
     Serving,
     /// Clients are told goodbye.
@@ -124,16 +124,6 @@ impl Panel {
     }
 }
 
-/// The inbox of the edge thread, as something that the runtime can watch.
-#[derive(Debug)]
-struct Inbox(Receiver<Reply>);
-
-impl AsRawFd for Inbox {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.fd().expect("made by polled").as_raw_fd()
-    }
-}
-
 /// Kinds of questions, for a shard each has one bit.
 const NUMBERS: u64 = 0;
 const SYSTEM: u64 = 1;
@@ -143,23 +133,19 @@ const KINDS: u64 = 2;
 struct Shards {
     inboxes: Vec<Sender<ToShard>>,
     reply: Sender<Reply>,
-    replies: AsyncFd<Inbox>,
+    replies: Polled<Reply>,
     /// By shard and kind: a question is on its way.
     asked: Vec<[bool; KINDS as usize]>,
 }
 
 impl Shards {
     fn new(inboxes: Vec<Sender<ToShard>>) -> io::Result<Self> {
-        let (reply, replies) = lane::polled()?;
-        // SAFETY: the descriptor is the lane's eventfd, which lives in the receiver and is never replaced; the receiver
-        // is owned by what is made here.
-        let replies =
-            unsafe { AsyncFd::register_with_interest(Inbox(replies), Interest::READABLE) };
+        let (reply, replies) = Polled::lane()?;
         Ok(Self {
             asked: vec![[false; KINDS as usize]; inboxes.len()],
             inboxes,
             reply,
-            replies: replies?,
+            replies,
         })
     }
 
@@ -180,27 +166,13 @@ impl Shards {
     /// Takes what has come. Numbers go to `answers`.
     fn take(&mut self, answers: &mut [Option<Numbers>]) {
         let mut replies = Vec::new();
-        self.replies.get_ref().0.disarm();
-        self.replies.get_ref().0.drain(&mut replies);
+        self.replies.take(&mut replies);
         for reply in replies {
             let shard = (reply.id / KINDS) as usize;
             self.asked[shard][(reply.id % KINDS) as usize] = false;
             if let Answer::Numbers(numbers) = reply.answer {
                 answers[shard] = Some(*numbers);
             }
-        }
-    }
-
-    /// Waits until something may have come.
-    async fn wait(&self) {
-        if !self.replies.get_ref().0.arm() {
-            return;
-        }
-        match self.replies.readable().await {
-            // edge-triggered: the next wake-up is an event of its own, and the counter is not looked at
-            Ok(mut ready) => ready.clear_ready(),
-            // the runtime is going down, and this task with it
-            Err(_) => std::future::pending().await,
         }
     }
 
@@ -214,7 +186,7 @@ impl Shards {
         }
         let all = async {
             while answers.iter().any(Option::is_none) {
-                self.wait().await;
+                self.replies.wait().await;
                 self.take(&mut answers);
             }
         };
@@ -242,6 +214,8 @@ impl Shards {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use corqtt_port::lane::{self, Receiver};
+
     use super::*;
 
     /// A panel and what its shards get. The panel lives in a runtime whose clock is the test's.

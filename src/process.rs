@@ -8,13 +8,10 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::args::Args;
-use crate::notify::Notifier;
+use crate::notify::{Notifier, SERVING};
 use crate::settings::Settings;
 use crate::wiring::{Broker, Edges};
 use crate::{args, check, logging, memory, reload, settings, store};
-
-/// What the service manager shows while clients are served.
-const SERVING: &str = "serving";
 
 /// Runs the broker until a signal ends it. The exit code is 0 after a drain, 1 if it could not start or drain, 2 for a
 /// wrong command line.
@@ -75,8 +72,6 @@ pub fn main(edges: Edges) -> ExitCode {
     let notifier = Arc::new(Notifier::from_environment());
     let code = match Broker::start(&settings, edges, &notifier, &log) {
         Ok(broker) => {
-            log::info!("server started");
-            notifier.ready(SERVING);
             let around = Around {
                 args: &args,
                 settings: &settings,
@@ -143,12 +138,15 @@ fn run(broker: Broker, signals: &SigSet, around: &Around<'_>) -> ExitCode {
     }
     let drain_max = around.settings.limits.drain_timeout;
     around.notifier.stopping(drain_max);
-    if broker.drain(drain_max) {
-        log::info!("server stopped");
-        ExitCode::SUCCESS
-    } else {
-        log::error!("server stopped at drain-timeout with connections left");
-        ExitCode::FAILURE
+    match broker.drain(drain_max) {
+        Ok(()) => {
+            log::info!("server stopped");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            log::error!("server stopped {why}");
+            ExitCode::FAILURE
+        }
     }
 }
 

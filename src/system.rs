@@ -119,7 +119,7 @@ pub(crate) async fn keep_publishing(panel: Arc<Panel>, every: Duration) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        if panel.phase() != Phase::Serving {
+        if !matches!(panel.phase(), Phase::Joining | Phase::Serving) {
             return;
         }
         publish(&panel).await;

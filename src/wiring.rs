@@ -2,7 +2,7 @@
 //! Builds the parts from the settings, connects them, and takes them down again.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,9 +20,11 @@ use corqtt_transport::websocket::Origins;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CpuSet;
 
+use crate::cluster::{self, Cluster, Lanes};
 use crate::edge::{self, Edge, Http};
 use crate::logging::LogHandle;
-use crate::notify::Notifier;
+use crate::notify::{Notifier, SERVING};
+use crate::panel::Phase;
 use crate::reload::Outcome;
 use crate::settings::{
     self, Address, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
@@ -59,6 +61,8 @@ pub struct Broker {
     edge: Edge,
     /// `None`: sessions end with the process.
     keeper: Option<Keeper>,
+    /// `None`: a node by itself.
+    cluster: Option<Cluster>,
 }
 
 /// The certificates that a listener shows, and where they come from.
@@ -71,7 +75,7 @@ struct Shown {
 }
 
 impl Broker {
-    /// Starts everything; clients can connect when it returns.
+    /// Starts everything; clients can connect when it returns, or, in a cluster, when this node is in it.
     ///
     /// # Errors
     /// When an address is taken, a CPU cannot be had, or the process runs out of something.
@@ -109,21 +113,26 @@ impl Broker {
             }
             None => (None, Vec::new()),
         };
-        restored.resize_with(inboxes.len(), || None);
+        // in a cluster nobody listens before this node is in it
+        restored.resize_with(inboxes.len(), || settings.cluster.is_some().then(nothing));
+        let lanes = settings.cluster.is_some().then(Lanes::new).transpose()?;
+        let to_others = lanes.iter().flat_map(|lanes| lanes.senders.clone());
+        let to_others: Vec<_> = to_others.collect();
         let mut starting = Vec::new();
         let parts = (0..config.shards).zip(receivers).zip(restored);
         for ((number, inbox), restored) in parts {
-            let (auth, mut store, marks) = edges.ports(number, &inboxes);
+            let (auth, mut store, mut marks) = edges.ports(number, &inboxes);
+            marks.extend(to_others.iter().cloned());
             if let Some(keeper) = &keeper {
                 store = keeper.store(number);
             }
-            let shards_of = inboxes.clone();
+            let lanes_of = inboxes.iter().chain(&to_others).cloned();
             let ports = Ports {
                 auth,
                 store,
                 events: None,
                 inbox,
-                shards: shards_of,
+                shards: lanes_of.collect(),
                 marks,
                 admission: admission.clone(),
                 clients: clients.clone(),
@@ -135,13 +144,29 @@ impl Broker {
             .into_iter()
             .map(Starting::wait)
             .collect::<Result<Vec<_>, _>>()?;
-        if keeper.is_some() {
+        let (joined, joining) = mpsc::channel();
+        let cluster = match (&settings.cluster, lanes) {
+            (Some(of), Some(lanes)) => {
+                let name = &settings.node_name;
+                Some(Cluster::start(of, name, inboxes.clone(), lanes, joined)?)
+            }
+            _ => None,
+        };
+        if cluster.is_none() && keeper.is_some() {
             open_to_clients(&inboxes);
         }
-        for listener in &config.listeners {
+        let attached = config.listeners.iter().map(|listener| {
             let protocol = settings.protocol_of(&listener.id);
-            log::info!(address:% = listener.bound.place, id = listener.id, protocol = protocol; "attached listener");
-        }
+            (listener.id.clone(), listener.bound.place.clone(), protocol)
+        });
+        let attached: Vec<_> = attached.collect();
+        let tell = move |notifier: &Notifier| {
+            for (id, place, protocol) in &attached {
+                log::info!(address:% = place, id = id, protocol = *protocol; "attached listener");
+            }
+            log::info!("server started");
+            notifier.ready(SERVING);
+        };
         let edge = Edge::start(edge::Parts {
             inboxes: inboxes.clone(),
             clients,
@@ -149,14 +174,37 @@ impl Broker {
             http,
             notifier: notifier.clone(),
             log: log.clone(),
+            phase: match &cluster {
+                Some(_) => Phase::Joining,
+                None => Phase::Serving,
+            },
             store: keeper.as_ref().map(Keeper::numbers),
         })?;
+        if cluster.is_some() {
+            let (inboxes, notifier) = (inboxes.clone(), notifier.clone());
+            let serving = edge.serving();
+            let open = move || {
+                // else it never will be in it, or stops before
+                if joining.recv().is_ok() {
+                    open_to_clients(&inboxes);
+                    serving();
+                    tell(&notifier);
+                }
+            };
+            std::thread::Builder::new()
+                .name("opening".to_owned())
+                .spawn(open)
+                .context("no thread to wait for the cluster")?;
+        } else {
+            tell(notifier);
+        }
         Ok(Self {
             shards,
             inboxes,
             certificates,
             edge,
             keeper,
+            cluster,
         })
     }
 
@@ -177,22 +225,31 @@ impl Broker {
         certificates.collect()
     }
 
-    /// Takes the broker down: wills first, then goodbyes. False if `timeout` passed before every connection was closed.
-    #[must_use]
-    pub fn drain(self, timeout: Duration) -> bool {
+    /// Takes the broker down: wills first, then goodbyes.
+    ///
+    /// # Errors
+    /// In words, what was wrong with its end: `timeout` passed before every connection was closed, say.
+    pub fn drain(self, timeout: Duration) -> Result<(), &'static str> {
         let deadline = Instant::now() + timeout;
         self.edge.drain();
         for step in [DrainStep::Wills, DrainStep::Close] {
             if !self.step(step, deadline) {
-                return false;
+                return Err("at drain-timeout with connections left");
             }
         }
         self.edge.stop();
         let ended = self.shards.into_iter().all(|shard| shard.join().is_ok());
+        let was_out = self.cluster.is_some_and(|cluster| !cluster.stop());
         if let Some(keeper) = self.keeper {
             keeper.stop();
         }
-        ended
+        if was_out {
+            Err("because it is not in its cluster")
+        } else if !ended {
+            Err("after a shard had failed")
+        } else {
+            Ok(())
+        }
     }
 
     fn step(&self, step: DrainStep, deadline: Instant) -> bool {
@@ -223,6 +280,12 @@ fn ask_all(
         done.extend(batch.drain(..).map(|shard: ShardId| shard.0));
     }
     true
+}
+
+/// What comes back to a shard that has no store.
+fn nothing() -> Restored {
+    let (_, nothing) = mpsc::channel();
+    nothing
 }
 
 /// When every shard knows what the sessions of all others want, clients may come.
@@ -378,7 +441,10 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
         .context("no random numbers")?;
     Ok(Config {
         shards,
-        nodes: 0,
+        nodes: match settings.cluster {
+            Some(_) => cluster::NODES_MAX,
+            None => 0,
+        },
         runtime: runtime(settings)?,
         cpus,
         listeners,
@@ -414,12 +480,20 @@ fn raise_descriptors() -> u64 {
 /// How many shards, and a CPU for each (none: not pinned).
 fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let (most, other_threads) = match settings.cluster {
+        Some(_) => (SHARDS_MAX - 1 - usize::from(cluster::NODES_MAX), 1),
+        None => (SHARDS_MAX, 0),
+    };
     let shards = match (&settings.shards, &settings.cpus) {
         (Some(shards), _) => shards.get(),
         (None, Some(cpus)) => cpus.len(),
-        (None, None) => available,
+        (None, None) => available.saturating_sub(other_threads).max(1).min(most),
     };
-    let shards = u8::try_from(shards.min(SHARDS_MAX)).unwrap_or(u8::MAX);
+    anyhow::ensure!(
+        shards <= most,
+        "--shards: {shards} are more than the {most} that a node may have"
+    );
+    let shards = u8::try_from(shards).unwrap_or(u8::MAX);
     let cpus = match &settings.cpus {
         Some(cpus) => {
             if let Some(cpu) = unusable(cpus) {

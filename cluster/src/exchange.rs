@@ -109,7 +109,6 @@ struct State {
 
 /// Between the shards and the cluster.
 pub struct Exchange {
-    me: NodeId,
     shards: u8,
     /// Lanes that there are for nodes.
     nodes: u8,
@@ -138,16 +137,15 @@ fn wall_ms() -> u64 {
 }
 
 impl Exchange {
-    /// Of node `me` with so many shards, and lanes for so many other nodes. `store` is drawn for this process.
+    /// Of a node with so many shards, and lanes for so many other nodes. `store` is drawn for this process.
     #[must_use]
-    pub fn new(me: NodeId, shards: u8, nodes: u8, store: u64, to: Box<dyn Shards>) -> Arc<Self> {
+    pub fn new(shards: u8, nodes: u8, store: u64, to: Box<dyn Shards>) -> Arc<Self> {
         let state = State {
             nodes: (0..nodes).map(|_| None).collect(),
             settling: (0..shards).map(|_| VecDeque::new()).collect(),
             ..State::default()
         };
         Arc::new(Self {
-            me,
             shards,
             nodes,
             store,
@@ -159,6 +157,12 @@ impl Exchange {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// It is the lane to the tables; those behind it are nodes'.
+    #[must_use]
+    pub const fn is_of_tables(&self, lane: ShardId) -> bool {
+        lane.0 == self.shards
     }
 
     const fn lane(&self, node: u8) -> ShardId {
@@ -540,7 +544,7 @@ fn shard_want(filter: &str, want: Option<Want>) -> ShardWant {
 pub struct Carried(pub Arc<Exchange>);
 
 impl Carrier for Carried {
-    fn streams(&self, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)> {
+    fn streams(&self, me: NodeId, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)> {
         let exchange = &self.0;
         let mut state = exchange.state();
         let Some(place) = exchange.place(&mut state, peer) else {
@@ -552,7 +556,7 @@ impl Carrier for Carried {
             .zip(streams)
             .map(|(shard, stream)| {
                 let header = StreamHeader {
-                    node: exchange.me.0.get(),
+                    node: me.0.get(),
                     store: exchange.store,
                     // one per process and peer's shard: a restart begins others
                     stream: exchange.store,

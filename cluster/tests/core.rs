@@ -123,7 +123,7 @@ impl Post {
 }
 
 impl Carrier for Post {
-    fn streams(&self, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)> {
+    fn streams(&self, _: NodeId, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)> {
         vec![(self.stream(peer), b"a header".to_vec())]
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use corqtt_cluster::{
-    Bootstrap, Carried, Core, CoreEvent, CoreSettings, Exchange, NodeId, OwnRows, Proposer, Shards,
+    Bootstrap, Carried, Core, CoreEvent, CoreSettings, Exchange, OwnRows, Proposer, Shards,
     Timeouts,
 };
 use corqtt_codec::QoS;
@@ -83,10 +83,8 @@ impl Node {
     }
 
     fn run(&mut self) {
-        // a node's id is in its directory; for its own header it does not matter
-        let me = NodeId::new(1).expect("it is not 0");
         let sent = Box::new(Ends(self.sent.clone()));
-        let exchange = Exchange::new(me, self.shards, 3, std::process::id().into(), sent);
+        let exchange = Exchange::new(self.shards, 3, std::process::id().into(), sent);
         let _ = self.exchange.set(exchange.clone());
         let (telling, proposer) = (exchange.clone(), self.proposer.clone());
         let tell = move |event| match event {

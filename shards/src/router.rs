@@ -196,6 +196,12 @@ impl Shard {
         routed: &mut Routed,
     ) {
         let mut shards = matches.shards;
+        if shards & !self.config.here() != 0
+            && corqtt_topics::is_system(outgoing.message().topic.as_str())
+        {
+            // each node says its own to its own clients
+            shards &= self.config.here();
+        }
         for group in &matches.groups {
             match group.choice {
                 Choice::Local { client, sub, .. } => {

@@ -130,7 +130,7 @@ async fn prometheus(State(sources): State<Arc<Sources>>) -> Result<Response, Fai
 /// Every thread that matters answers.
 async fn health(State(sources): State<Arc<Sources>>) -> Result<Json<Value>, Failure> {
     // shards end one by one in a drain, and that is as it should be
-    if sources.panel.phase() == Phase::Serving {
+    if matches!(sources.panel.phase(), Phase::Joining | Phase::Serving) {
         sources.panel.snapshot().await?;
     }
     Ok(Json(json!({"status": "ok"})))
@@ -138,11 +138,18 @@ async fn health(State(sources): State<Arc<Sources>>) -> Result<Json<Value>, Fail
 
 /// New clients are welcome.
 async fn ready(State(sources): State<Arc<Sources>>) -> Result<Json<Value>, Failure> {
-    if sources.panel.phase() != Phase::Serving {
+    let why = match sources.panel.phase() {
+        Phase::Serving => None,
+        Phase::Joining => Some("this node has no place in its cluster yet; send clients elsewhere"),
+        Phase::Draining | Phase::Over => {
+            Some("the broker is shutting down; send new clients elsewhere")
+        }
+    };
+    if let Some(why) = why {
         return Err(Failure::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "not ready",
-            "the broker is shutting down; send new clients elsewhere",
+            why,
         ));
     }
     sources.panel.snapshot().await?;

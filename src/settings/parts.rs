@@ -82,6 +82,9 @@ const BUILT: &[Part] = &[
     Part::Redb,
     Part::Fjall,
     Part::Redis,
+    // in the making: for tests only
+    #[cfg(feature = "doubles")]
+    Part::Cluster,
 ];
 
 /// A set of parts: those of this build, or others in a test.

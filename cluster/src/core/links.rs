@@ -65,8 +65,8 @@ impl Hello {
 
 /// What the links carry beside raft: the ordered streams of this node's shards, and those of its peers'.
 pub trait Carrier: Send + Sync + 'static {
-    /// A link to a peer is up: the streams that it is to carry, each with its header as of now.
-    fn streams(&self, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)>;
+    /// A link from node `me`, this one, to a peer is up: the streams that it is to carry, each with its header as of now.
+    fn streams(&self, me: NodeId, peer: NodeId) -> Vec<(Arc<Stream>, Vec<u8>)>;
 
     /// A peer has marked entries of one of them, by its place in what [`Self::streams`] gave for that peer. Must not wait.
     fn marked(&self, peer: NodeId, stream: usize, mark: &Mark);
@@ -235,7 +235,7 @@ async fn keep(dialler: Dialler, peer: NodeId, address: SocketAddr) {
                 (pause, is_told) = (REDIAL, false);
                 dialler.peers.set(peer, link.clone());
                 // its streams end with it
-                let _carrying = carry(&dialler.carrier, peer, &link);
+                let _carrying = carry(&dialler.carrier, hello.node, peer, &link);
                 let cause = tokio::select! {
                     cause = link.closed() => cause,
                     never = tell_heard(&dialler.heard, peer) => match never {},
@@ -255,9 +255,9 @@ async fn keep(dialler: Dialler, peer: NodeId, address: SocketAddr) {
     }
 }
 
-fn carry(carrier: &Arc<dyn Carrier>, peer: NodeId, link: &Link) -> JoinSet<()> {
+fn carry(carrier: &Arc<dyn Carrier>, me: NodeId, peer: NodeId, link: &Link) -> JoinSet<()> {
     let mut carrying = JoinSet::new();
-    for (number, (stream, header)) in carrier.streams(peer).into_iter().enumerate() {
+    for (number, (stream, header)) in carrier.streams(me, peer).into_iter().enumerate() {
         let (carrier, link) = (carrier.clone(), link.clone());
         carrying.spawn(async move {
             let on_mark = |mark: &Mark| carrier.marked(peer, number, mark);

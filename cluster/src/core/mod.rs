@@ -28,6 +28,7 @@ use compact_str::CompactString;
 use corqtt_quic::{Endpoint, Identity};
 use futures_util::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
@@ -228,6 +229,7 @@ pub struct Proposer {
     /// Deltas so far.
     tickets: Arc<Mutex<u64>>,
     shared: Arc<Shared>,
+    runtime: Handle,
 }
 
 impl fmt::Debug for Proposer {
@@ -263,6 +265,11 @@ impl Proposer {
     /// When it is not agreed on within `limit`: it still may be.
     pub async fn propose(&self, entry: &Entry, limit: Duration) -> Result<Agreed, RaftFailure> {
         self.shared.raft.propose(entry, limit).await
+    }
+
+    /// Runs something on the cluster's thread, which ends with it. It must not wait for anything but futures.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.runtime.spawn(task));
     }
 
     /// The cluster, as this node sees it now.
@@ -489,6 +496,7 @@ async fn run(
         pushed,
         tickets: Arc::default(),
         shared: shared.clone(),
+        runtime: Handle::current(),
     };
     log::info!("cluster node created");
     if begun.send(Ok(proposer)).is_err() {
