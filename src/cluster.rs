@@ -9,13 +9,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
 use anyhow::Context;
 use corqtt_cluster::{
-    Bootstrap, Carried, Core, CoreEvent, CoreSettings, Exchange, OwnRows, Proposer, Shards,
-    Timeouts,
+    Answer, Boot, Bootstrap, Carried, Claim, Core, CoreEvent, CoreSettings, Delta, Entry, Exchange,
+    Output, OwnClients, OwnRows, Proposer, Shards, Timeouts, Verdict, Way, Wish,
 };
+use corqtt_port::claims::{self, Said, Told};
 use corqtt_port::lane::{self, Receiver, Sender};
 use corqtt_port::routes::{Batch, Mark};
 use corqtt_shards::ToShard;
@@ -37,6 +39,9 @@ pub(crate) struct Lanes {
     /// As shards number them behind themselves: the tables, then the nodes.
     pub(crate) senders: Vec<Sender<ToShard>>,
     receivers: Vec<Receiver<ToShard>>,
+    /// Of what is asked and said of clients.
+    pub(crate) claims: Sender<Said>,
+    said: Receiver<Said>,
 }
 
 impl Lanes {
@@ -49,7 +54,14 @@ impl Lanes {
         let lanes = lanes.collect::<Result<Vec<_>, _>>();
         let lanes = lanes.context("no file descriptor for the lanes to other nodes")?;
         let (senders, receivers) = lanes.into_iter().unzip();
-        Ok(Self { senders, receivers })
+        let (claims, said) =
+            lane::polled().context("no file descriptor for the lane to the cluster")?;
+        Ok(Self {
+            senders,
+            receivers,
+            claims,
+            said,
+        })
     }
 }
 
@@ -60,9 +72,27 @@ pub(crate) struct Cluster {
     is_out: Arc<AtomicBool>,
 }
 
+type Owner = Box<dyn Fn(&str) -> usize + Send + Sync>;
+
+/// What a node's cluster needs to know of the node.
+pub(crate) struct Node<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) inboxes: Vec<Sender<ToShard>>,
+    /// Which shard a client id belongs to.
+    pub(crate) owner: Owner,
+    /// How long a client waits for its CONNACK.
+    pub(crate) connect_timeout: Duration,
+}
+
 /// What runs on the cluster's thread for the shards.
 struct Member {
     exchange: Arc<Exchange>,
+    clients: Mutex<OwnClients>,
+    inboxes: Vec<Sender<ToShard>>,
+    /// Which shard a client id belongs to.
+    owner: Owner,
+    /// How long a claim may take.
+    claim_max: Duration,
     /// Not there while the thread begins.
     proposer: OnceLock<Proposer>,
     /// All shards have applied the entries up to this one.
@@ -103,33 +133,51 @@ impl Cluster {
     /// When an address, a directory or the secret cannot be used.
     pub(crate) fn start(
         settings: &ClusterSettings,
-        name: &str,
-        inboxes: Vec<Sender<ToShard>>,
+        node: Node<'_>,
         lanes: Lanes,
         tell: mpsc::Sender<()>,
     ) -> anyhow::Result<Self> {
+        let Node {
+            name,
+            inboxes,
+            owner,
+            connect_timeout,
+        } = node;
         let settings = core_settings(settings, name)?;
         let shards = u8::try_from(inboxes.len()).context("more shards than lanes")?;
         let mut drawn = [0; 8];
         rustix::rand::getrandom(&mut drawn, rustix::rand::GetRandomFlags::empty())
             .context("no random numbers")?;
         let store = u64::from_ne_bytes(drawn);
-        let exchange = Exchange::new(shards, NODES_MAX, store, Box::new(Inboxes(inboxes)));
+        let ends = Box::new(Inboxes(inboxes.clone()));
+        let exchange = Exchange::new(shards, NODES_MAX, store, ends);
+        let mut clients = OwnClients::new();
+        // what shards said before they were started is what their store had
+        let mut restored = Vec::new();
+        lanes.said.drain(&mut restored);
+        for said in restored {
+            hold(&mut clients, said);
+        }
         let waiting = Waiting {
             tell: Some(tell),
             ..Waiting::default()
         };
         let member = Arc::new(Member {
             exchange: exchange.clone(),
+            clients: Mutex::new(clients),
+            inboxes,
+            owner,
+            // before the shard gives up on the client
+            claim_max: connect_timeout / 2,
             proposer: OnceLock::new(),
             applied: AtomicU64::new(0),
             waiting: Mutex::new(waiting),
             is_out: Arc::default(),
         });
-        let (rows, heard) = (exchange.clone(), member.clone());
+        let (rows, heard) = (member.clone(), member.clone());
         let own_rows = move || OwnRows {
-            sessions: Vec::new(),
-            deltas: rows.routes(),
+            sessions: lock(&rows.clients).sessions().collect(),
+            deltas: rows.exchange.routes(),
         };
         let on_event = move |event| heard.handle_event(event);
         let core = Core::start(settings, own_rows, on_event, Arc::new(Carried(exchange)))?;
@@ -146,6 +194,12 @@ impl Cluster {
                 }
             });
         }
+        let listening = member.clone();
+        proposer.spawn(async move {
+            if let Err(error) = listening.take_said(lanes.said).await {
+                panic!("the cluster's thread cannot wait for the shards: {error}");
+            }
+        });
         Ok(Self {
             core,
             is_out: member.is_out.clone(),
@@ -195,6 +249,167 @@ impl Member {
         }
     }
 
+    /// Takes what the shards ask and say of clients.
+    async fn take_said(self: Arc<Self>, receiver: Receiver<Said>) -> std::io::Result<()> {
+        let lane_end = Polled::new(receiver)?;
+        let mut taken = Vec::new();
+        loop {
+            lane_end.take(&mut taken);
+            for said in taken.drain(..) {
+                self.handle_said(said);
+            }
+            tokio::task::yield_now().await;
+            lane_end.wait().await;
+        }
+    }
+
+    fn handle_said(self: &Arc<Self>, said: Said) {
+        let Some(proposer) = self.proposer.get() else {
+            return;
+        };
+        match said {
+            Said::Claim(claim) => self.claim(proposer, claim),
+            Said::Disconnected { client_id, number } => {
+                proposer.push(vec![Delta::Disconnected {
+                    client_id: (*client_id).into(),
+                    connection: number,
+                }]);
+            }
+            held @ Said::Held { .. } => hold(&mut lock(&self.clients), held),
+            Said::Ended { client_id, number } => {
+                let (row, _) = proposer.client(&client_id);
+                let me = proposer.me();
+                let ended = lock(&self.clients).ended(me, &client_id, number, row.as_ref());
+                if let Some(delta) = ended {
+                    proposer.push(vec![delta]);
+                }
+            }
+            Said::Dropped { client_id, epoch } => {
+                lock(&self.clients).dropped(&client_id, epoch);
+                proposer.push(vec![Delta::Ended {
+                    client_id: (*client_id).into(),
+                    epoch,
+                }]);
+            }
+        }
+    }
+
+    fn claim(self: &Arc<Self>, proposer: &Proposer, asked: claims::Claim) {
+        let wish = Wish {
+            client_id: (*asked.client_id).into(),
+            user: asked.username.as_deref().map(Into::into),
+            clean_start: asked.clean_start,
+            expiry_secs: asked.expiry_secs,
+        };
+        let (row, applied) = proposer.client(&asked.client_id);
+        let way = lock(&self.clients).wish(proposer.me(), wish, row.as_ref(), applied);
+        match way {
+            Way::At(number, delta) => {
+                proposer.push(vec![delta]);
+                self.answer(&asked, claims::Verdict::Granted(number));
+            }
+            Way::Nowhere => self.answer(&asked, claims::Verdict::Unknown),
+            Way::Claim(claim) => {
+                let (member, asking) = (self.clone(), proposer.clone());
+                proposer.spawn(async move { member.agree(&asking, &asked, claim).await });
+            }
+        }
+    }
+
+    /// Proposes a claim, and answers the shard.
+    async fn agree(&self, proposer: &Proposer, asked: &claims::Claim, claim: Claim) {
+        let entry = Entry::Claim(claim.clone());
+        let agreed = proposer.propose(&entry, self.claim_max).await;
+        let verdict = match agreed.map(|agreed| agreed.answer) {
+            Ok(Answer::Claim(verdict)) => Some(verdict),
+            Ok(_) => None,
+            Err(error) => {
+                log::warn!(client = &*asked.client_id, error:% = error; "a client id was not agreed on in time");
+                None
+            }
+        };
+        let epoch = match verdict {
+            Some(Verdict::Granted { epoch }) => Some(epoch),
+            _ => None,
+        };
+        let (is_present, is_taken) = {
+            let mut clients = lock(&self.clients);
+            let is_present = clients.boot() == Some(claim.boot);
+            (is_present, clients.answered(&claim, epoch))
+        };
+        let number = claim.connection;
+        let told = match verdict {
+            Some(Verdict::Granted { .. }) if is_present => claims::Verdict::Granted(number),
+            Some(Verdict::HeldBy(_)) => claims::Verdict::HeldElsewhere,
+            Some(Verdict::OtherUser) => claims::Verdict::OtherUser,
+            _ => {
+                // it may still be granted: nobody is there
+                proposer.push(vec![Delta::Disconnected {
+                    client_id: claim.client_id.clone(),
+                    connection: number,
+                }]);
+                claims::Verdict::Unknown
+            }
+        };
+        self.answer(asked, told);
+        if is_taken && told == claims::Verdict::Granted(number) {
+            self.tell(&asked.client_id, |client_id| Told::Taken {
+                client_id,
+                number,
+            });
+        }
+    }
+
+    fn answer(&self, asked: &claims::Claim, verdict: claims::Verdict) {
+        let told = Told::Verdict {
+            connection: asked.connection,
+            client_id: asked.client_id.clone(),
+            verdict,
+        };
+        self.inboxes[usize::from(asked.shard.0)].push(ToShard::Told(told));
+    }
+
+    /// Tells the shard that a client id belongs to.
+    fn tell(&self, client_id: &str, told: impl FnOnce(Arc<str>) -> Told) {
+        let told = told(client_id.into());
+        self.inboxes[(self.owner)(client_id)].push(ToShard::Told(told));
+    }
+
+    fn handle_output(&self, output: &Output) {
+        match output {
+            Output::Taken {
+                client_id,
+                boot,
+                connection,
+            } => {
+                let number = *connection;
+                let mut clients = lock(&self.clients);
+                if clients.boot() == Some(*boot) {
+                    clients.taken(client_id, number);
+                    self.tell(client_id, |client_id| Told::Taken { client_id, number });
+                }
+            }
+            Output::Ended { client_id, epoch } => {
+                let epoch = *epoch;
+                self.tell(client_id, |client_id| Told::Ended { client_id, epoch });
+            }
+            Output::Died { boot } => self.is_dead(*boot),
+            _ => {}
+        }
+    }
+
+    /// The cluster took a start of this node for dead.
+    fn is_dead(&self, boot: Boot) {
+        let clients = lock(&self.clients);
+        if clients.boot() == Some(boot) {
+            log::error!("the cluster took this node for dead: its clients have to come again");
+            let number = clients.last();
+            for inbox in &self.inboxes {
+                inbox.push(ToShard::Told(Told::Over { number }));
+            }
+        }
+    }
+
     fn has_applied(&self, index: u64) {
         self.applied.fetch_max(index, Ordering::AcqRel);
         if let Some(proposer) = self.proposer.get() {
@@ -204,7 +419,11 @@ impl Member {
 
     fn handle_event(&self, event: CoreEvent) {
         match event {
+            CoreEvent::Begun(boot) => lock(&self.clients).begin(boot),
             CoreEvent::Applied(applied) => {
+                for output in &applied.outputs {
+                    self.handle_output(output);
+                }
                 let index = self.exchange.apply(applied.index, &applied.outputs);
                 self.has_applied(index);
             }
@@ -225,7 +444,7 @@ impl Member {
     }
 
     fn may_open(&self, change: impl FnOnce(&mut Waiting)) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         change(&mut waiting);
         if waiting.has_said
             && waiting.has_lease
@@ -264,6 +483,23 @@ fn core_settings(settings: &ClusterSettings, name: &str) -> anyhow::Result<CoreS
             lease: settings.lease,
         },
     })
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // nothing here stops halfway, and a panic ends the process
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hold(clients: &mut OwnClients, said: Said) {
+    if let Said::Held {
+        client_id,
+        username,
+        expiry_secs,
+    } = said
+    {
+        let user = username.as_deref().map(Into::into);
+        clients.hold((*client_id).into(), user, expiry_secs);
+    }
 }
 
 /// One secret per line; the first is shown, all are accepted.

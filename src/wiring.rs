@@ -118,6 +118,7 @@ impl Broker {
         let lanes = settings.cluster.is_some().then(Lanes::new).transpose()?;
         let to_others = lanes.iter().flat_map(|lanes| lanes.senders.clone());
         let to_others: Vec<_> = to_others.collect();
+        let claims = lanes.as_ref().map(|lanes| lanes.claims.clone());
         let mut starting = Vec::new();
         let parts = (0..config.shards).zip(receivers).zip(restored);
         for ((number, inbox), restored) in parts {
@@ -130,6 +131,7 @@ impl Broker {
             let ports = Ports {
                 auth,
                 store,
+                claims: claims.clone(),
                 events: None,
                 inbox,
                 shards: lanes_of.collect(),
@@ -148,7 +150,13 @@ impl Broker {
         let cluster = match (&settings.cluster, lanes) {
             (Some(of), Some(lanes)) => {
                 let name = &settings.node_name;
-                Some(Cluster::start(of, name, inboxes.clone(), lanes, joined)?)
+                let node = cluster::Node {
+                    name,
+                    inboxes: inboxes.clone(),
+                    owner: Box::new(owner(&config)),
+                    connect_timeout: settings.limits.connect_timeout,
+                };
+                Some(Cluster::start(of, node, lanes, joined)?)
             }
             _ => None,
         };
@@ -296,6 +304,13 @@ fn open_to_clients(inboxes: &[Sender<ToShard>]) {
     }
 }
 
+/// Which shard a client id or topic belongs to.
+fn owner(config: &Config) -> impl Fn(&str) -> usize + Send + Sync + 'static {
+    let hasher = NameHasher::new(config.hash_seed);
+    let shards = u64::from(config.shards);
+    move |name: &str| (hasher.hash(name) % shards) as usize
+}
+
 /// Starts the store's thread; what each shard takes its sessions from.
 fn keep(
     opened: Opened,
@@ -303,9 +318,7 @@ fn keep(
     inboxes: &[Sender<ToShard>],
 ) -> anyhow::Result<(Keeper, Vec<Restored>)> {
     let (to_shards, restored) = store::channels(config.shards);
-    let hasher = NameHasher::new(config.hash_seed);
-    let shards = u64::from(config.shards);
-    let owner = move |name: &str| (hasher.hash(name) % shards) as usize;
+    let owner = owner(config);
     let tell = inboxes.iter().map(|inbox| {
         let inbox = inbox.clone();
         Box::new(move |answer: Answer| inbox.push(ToShard::Store(answer))) as _

@@ -10,6 +10,7 @@
 //! The [`Machine`] is a plain value: each node applies the same entries in the same order and has the same tables.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod core;
 mod entry;
 mod exchange;
@@ -24,6 +25,7 @@ mod raft;
 mod testing;
 mod threads;
 
+pub use clients::{OwnClients, Way, Wish};
 pub use core::{
     Bootstrap, Carrier, Core, CoreError, CoreEvent, CoreSettings, CoreStatus, MemberStatus,
     OwnRows, Proposer,

@@ -13,6 +13,7 @@ use corqtt_port::events::Event;
 use corqtt_port::store::{self, Op};
 use corqtt_session::{Opening, Session, Will};
 
+use crate::claims::Claiming;
 use crate::connection::keep_alive_ms;
 use crate::extended::{Method, connect_of};
 use crate::lanes::Waiter;
@@ -29,6 +30,8 @@ pub(crate) enum Pending {
         packet: Box<[u8]>,
         assigned: Option<Box<str>>,
     },
+    /// CONNECT waits for the cluster.
+    Claim(Claiming),
     /// CONNACK waits for the store.
     Open(Box<Terms>),
     /// AUTH of a live connection waits for auth.
@@ -54,6 +57,15 @@ pub(crate) struct Terms {
     tell_keep_alive: bool,
     tell_expiry: bool,
     authentication: Option<(Box<str>, Box<[u8]>)>,
+}
+
+/// A client that may connect.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) assigned: Option<Box<str>>,
+    pub(crate) authentication: Option<(Box<str>, Box<[u8]>)>,
+    /// Of its connection, among all of this node; 0: there is no cluster.
+    pub(crate) number: u64,
 }
 
 /// A CONNECT that is refused.
@@ -121,7 +133,7 @@ impl Shard {
             return self.refuse_limited(slot, limit, ReasonCode::CONNECTION_RATE_EXCEEDED);
         }
         let Some(question) = self.connect_question(slot, &connect, client_id) else {
-            return self.open_session(slot, &connect, assigned, None);
+            return self.open_session(slot, &connect, &rest[..size], assigned, None);
         };
         match self.auth.ask(question) {
             Some(verdict) => self.connect_verdict(slot, &connect, &rest[..size], assigned, verdict),
@@ -352,7 +364,7 @@ impl Shard {
         let authentication = connect
             .authentication_method
             .map(|method| (method.into(), data));
-        self.open_session(slot, connect, assigned, authentication);
+        self.open_session(slot, connect, packet, assigned, authentication);
     }
 
     /// CONNACK with an error, then the connection closes `[MQTT-3.2.2-5] [MQTT5-3.2.2-7]`.
@@ -397,21 +409,50 @@ impl Shard {
         );
     }
 
-    /// The client may connect: an older connection of its id ends, its session is found, ended or made.
+    /// The client may connect, as soon as its client id is its own.
     fn open_session(
         &mut self,
         slot: u32,
         connect: &Connect<'_>,
+        packet: &[u8],
         assigned: Option<Box<str>>,
         authentication: Option<(Box<str>, Box<[u8]>)>,
     ) {
+        let admitted = Admitted {
+            assigned,
+            authentication,
+            number: 0,
+        };
+        if self.claims.is_some() {
+            self.claim(slot, connect, packet, admitted);
+        } else {
+            self.admit_client(slot, connect, admitted);
+        }
+    }
+
+    /// An older connection of a client's id ends, its session is found, ended or made. False: it is refused.
+    pub(crate) fn admit_client(
+        &mut self,
+        slot: u32,
+        connect: &Connect<'_>,
+        admitted: Admitted,
+    ) -> bool {
+        let Admitted {
+            assigned,
+            authentication,
+            number,
+        } = admitted;
+        let refused = |shard: &mut Self, reason, why| {
+            shard.refuse(slot, reason, why);
+            false
+        };
         // wills are published already: its own would never be
         if self.draining.is_some() {
-            return self.refuse(slot, ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
+            return refused(self, ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
         }
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         if self.bans.contains(client_id) {
-            return self.refuse(slot, ReasonCode::BANNED, "its client id is banned");
+            return refused(self, ReasonCode::BANNED, "its client id is banned");
         }
         let mut ended = false;
         if let Some(existing) = self.sessions.find(client_id) {
@@ -419,8 +460,8 @@ impl Shard {
             if (self.checks_publish || self.checks_subscribe)
                 && owner.session.username() != connect.username
             {
-                return self.refuse(
-                    slot,
+                return refused(
+                    self,
                     ReasonCode::NOT_AUTHORIZED,
                     "its client id belongs to another user",
                 );
@@ -447,7 +488,8 @@ impl Shard {
             ended = self.sessions.slots[existing as usize]
                 .session
                 .is_persistent();
-            self.end_session(existing);
+            // for the cluster its claim has ended it
+            self.drop_session(existing);
         }
         let existing = if connect.clean_start { None } else { existing };
         // [MQTT-3.2.2-1] [MQTT-3.2.2-2] [MQTT-3.2.2-3] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
@@ -463,13 +505,18 @@ impl Shard {
                 session
             }
         };
-        self.sessions.slots[session as usize].connection = slot;
+        let claimed = number > 0;
+        let of_session = &mut self.sessions.slots[session as usize];
+        of_session.connection = slot;
+        of_session.number = number;
         let connection = &mut self.wires.slots[slot as usize];
         connection.session = session;
         connection.stage = Stage::Connecting;
         let terms = self.terms(connect, session_present, assigned, authentication);
         let persistent = terms.opening.session_expiry_secs > 0;
-        let state = &mut self.sessions.slots[session as usize].session;
+        let of_session = &mut self.sessions.slots[session as usize];
+        of_session.is_held = claimed && persistent;
+        let state = &mut of_session.session;
         if self.keeping.records && (persistent || ended || state.is_kept()) {
             if persistent {
                 state.keep();
@@ -479,9 +526,10 @@ impl Shard {
             let connection = &mut self.wires.slots[slot as usize];
             connection.asking = true;
             connection.pending = Some(Box::new(Pending::Open(Box::new(terms))));
-            return;
+            return true;
         }
         self.finish_connect(slot, terms);
+        true
     }
 
     /// The store is to have a session with these terms, and the will that came with them.
@@ -539,6 +587,18 @@ impl Shard {
         }
     }
 
+    /// How long a session stays, and how long its client wants it to (s).
+    pub(crate) fn expiry_secs(&self, connect: &Connect<'_>) -> (u32, u32) {
+        let wanted = match connect.version {
+            Version::V5 => connect.session_expiry_secs.unwrap_or(0),
+            // before 5.0 a session that is not clean never ends
+            _ if connect.clean_start => 0,
+            _ => u32::MAX,
+        };
+        let maximum = self.config.capabilities.session_expiry_max_secs;
+        (wanted.min(maximum), wanted)
+    }
+
     fn terms(
         &self,
         connect: &Connect<'_>,
@@ -547,13 +607,7 @@ impl Shard {
         authentication: Option<(Box<str>, Box<[u8]>)>,
     ) -> Terms {
         let capabilities = &self.config.capabilities;
-        let wanted_expiry = match connect.version {
-            Version::V5 => connect.session_expiry_secs.unwrap_or(0),
-            // before 5.0 a session that is not clean never ends
-            _ if connect.clean_start => 0,
-            _ => u32::MAX,
-        };
-        let session_expiry_secs = wanted_expiry.min(capabilities.session_expiry_max_secs);
+        let (session_expiry_secs, wanted_expiry) = self.expiry_secs(connect);
         let keep_alive_max = capabilities.keep_alive_max_secs;
         let too_long = keep_alive_max > 0
             && (connect.keep_alive_secs == 0 || connect.keep_alive_secs > keep_alive_max);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use corqtt_codec::{Disconnect, Packet, ReasonCode, encode, frame, frame_len};
+use corqtt_port::claims::Said;
 use corqtt_port::events::Event;
 use corqtt_port::store::Op;
 use corqtt_session::Deadline;
@@ -666,6 +667,11 @@ impl Shard {
         let slot = &mut self.sessions.slots[session as usize];
         debug_assert_eq!(slot.connection, connection);
         slot.connection = NONE;
+        if slot.number > 0 {
+            let (client_id, number) = (slot.client_id(), slot.number);
+            self.say(Said::Disconnected { client_id, number });
+        }
+        let slot = &mut self.sessions.slots[session as usize];
         if !was_live {
             // its CONNACK never left: as if it had not come, but for what that CONNECT ended
             if slot.session.poll_deadline().is_none() && !slot.session.is_persistent() {
@@ -732,6 +738,16 @@ impl Shard {
     /// A session is over: its subscriptions, queue and will with it; retained messages are no part of it
     /// `[MQTT-3.1.2-7]`.
     pub(crate) fn end_session(&mut self, session: u32) {
+        let slot = &mut self.sessions.slots[session as usize];
+        if slot.is_held {
+            let (client_id, number) = (slot.client_id(), slot.number);
+            self.say(Said::Ended { client_id, number });
+        }
+        self.drop_session(session);
+    }
+
+    /// As [`Shard::end_session`], without a word to the cluster.
+    pub(crate) fn drop_session(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
         let will = slot.session.take_will();
         let testator = will.as_ref().and_then(|_| self.testator(session));

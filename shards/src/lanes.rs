@@ -9,6 +9,7 @@ use corqtt_codec::{Message, MessageId, MessageRef};
 use corqtt_port::ConnectionKey;
 use corqtt_port::admin::Query;
 use corqtt_port::auth::Answer;
+use corqtt_port::claims::Told;
 use corqtt_port::lane::Sender;
 use corqtt_port::routes::{
     Batch, Item, Mark, Publish, RetainedAsk, RetainedPage, SHARED_PAYLOAD_BYTES_MIN,
@@ -48,6 +49,8 @@ pub enum ToShard {
     Auth(Answer),
     /// From the store; see [`Stored`].
     Store(Stored),
+    /// From the cluster; see [`Told`].
+    Told(Told),
     /// From main, once at a start: answer as soon as the other shards know what this one's subscribers want.
     Restored(Sender<ShardId>),
     /// From main, when all shards have answered that: clients may come.

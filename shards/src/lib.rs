@@ -17,6 +17,7 @@
 mod admission;
 mod background;
 mod bans;
+mod claims;
 mod config;
 mod connect;
 mod connection;

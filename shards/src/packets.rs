@@ -463,9 +463,9 @@ impl Shard {
             Pending::Publish { packet, topic } => {
                 self.publish_answered(slot, &packet, &topic, &answer.verdict)
             }
-            open @ Pending::Open(_) => {
-                // that one waits for the store
-                connection.pending = Some(Box::new(open));
+            other @ (Pending::Open(_) | Pending::Claim(_)) => {
+                // that one waits for somebody else
+                connection.pending = Some(Box::new(other));
                 connection.asking = true;
             }
         }

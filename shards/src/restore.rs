@@ -52,6 +52,7 @@ impl Shard {
                 let session = self.sessions.add(session);
                 self.publish_rates.forget(session);
                 self.declare(session, true, false);
+                self.declare_held(session);
                 reviving.session = Some(session);
             }
             Op::Left { at_ms, .. } => reviving.left_at_ms = Some(at_ms),

@@ -18,6 +18,10 @@ pub(crate) struct Slot {
     pub(crate) generation: u32,
     /// Slot of its connection, or `NONE`.
     pub(crate) connection: u32,
+    /// Of its last connection, among all of this node in a cluster; 0: there was none.
+    pub(crate) number: u64,
+    /// The cluster knows it as one that stays without its connection.
+    pub(crate) is_held: bool,
     /// Tick of the earliest wheel entry of this slot, 0: none. Outlives the session.
     pub(crate) timer_tick: u64,
     /// Keyed hash of its client id.
@@ -102,6 +106,8 @@ impl Sessions {
                 old.session = session;
                 old.generation = old.generation.wrapping_add(1);
                 old.connection = NONE;
+                old.number = 0;
+                old.is_held = false;
                 old.hash = hash;
                 old.name = None;
                 old.used = true;
@@ -111,6 +117,8 @@ impl Sessions {
                     session,
                     generation: 0,
                     connection: NONE,
+                    number: 0,
+                    is_held: false,
                     timer_tick: 0,
                     hash,
                     name: None,

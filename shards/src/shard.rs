@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use corqtt_port::ConnectionKey;
 use corqtt_port::auth::Auth;
+use corqtt_port::claims::Said;
 use corqtt_port::events::Event;
 use corqtt_port::lane::{Receiver, Sender};
 use corqtt_port::store::Store;
@@ -87,6 +88,8 @@ pub struct Ports {
     pub auth: Box<dyn Auth>,
     /// What is kept.
     pub store: Box<dyn Store>,
+    /// Who knows whose a client id is; `None`: there is no cluster.
+    pub claims: Option<Sender<Said>>,
     /// Who wants to know what happens.
     pub events: Option<Sender<Event>>,
     /// Everything that arrives.
@@ -171,6 +174,7 @@ pub struct Shard {
     pub(crate) checks_subscribe: bool,
     pub(crate) keeping: Keeping,
     pub(crate) bans: Bans,
+    pub(crate) claims: Option<Sender<Said>>,
     pub(crate) events: Option<Sender<Event>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) publish_rates: PublishRates,
@@ -294,6 +298,7 @@ impl Shard {
             auth: ports.auth,
             bans: Bans::default(),
             keeping: Keeping::new(ports.store, config.lanes(), config.start),
+            claims: ports.claims,
             events: ports.events,
             admission: ports.admission,
             publish_rates: PublishRates::new(config.limits.publishes_per_sec),
@@ -710,6 +715,7 @@ impl Shard {
                 ToShard::RetainedPage(page) => self.handle_retained_page(page),
                 ToShard::Auth(answer) => self.handle_verdict(answer),
                 ToShard::Store(answer) => self.handle_store(answer),
+                ToShard::Told(told) => self.handle_told(told),
                 ToShard::Restored(reply) => self.restored_reply = Some(reply),
                 // its addresses were bound before, so only descriptors can be missing
                 ToShard::Listen => self.listen().expect("a file descriptor for each listener"),

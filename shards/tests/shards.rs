@@ -122,6 +122,7 @@ fn ports(
     Ports {
         auth,
         store,
+        claims: None,
         events: None,
         inbox,
         shards: inboxes.to_vec(),

@@ -156,6 +156,8 @@ struct Away {
     since: Instant,
     retry_at: Instant,
     pause: Duration,
+    /// What the log was told last.
+    why: String,
     batches: Vec<Waiting>,
     /// What was sent of them and may be there.
     group: Option<Box<Group>>,
@@ -382,6 +384,7 @@ impl Writer {
         let Away {
             since,
             pause,
+            why: told,
             batches,
             group,
             ..
@@ -398,12 +401,19 @@ impl Writer {
                 Ok(())
             }
             Err((EngineError::Away(why), batches, group)) => {
-                log::debug!(store = self.place, error = why; "the store is still not reached");
+                // another cause wants another answer: a password, say
+                let level = if why == told {
+                    log::Level::Debug
+                } else {
+                    log::Level::Error
+                };
+                log::log!(level, store = self.place, error = why.as_str(); "the store is still not reached");
                 let pause = (pause * 2).min(AWAY_RETRY_MAX);
                 self.away = Some(Away {
                     since,
                     retry_at: Instant::now() + pause,
                     pause,
+                    why,
                     batches,
                     group,
                 });
@@ -520,6 +530,7 @@ impl Writer {
             since: now,
             retry_at: now + AWAY_RETRY,
             pause: AWAY_RETRY,
+            why: why.to_owned(),
             batches,
             group,
         });

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several brokers that are one cluster, on this machine."""
 
+import contextlib
+import os
+import random
 import socket
-from contextlib import ExitStack
 
 import yaml
 
@@ -13,21 +15,28 @@ from .transport import LOOPBACK
 PORTS = ("bind-port", "raft-port", "peer-port")
 
 
+# below those that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range): so nobody has one when a node
+# that was killed comes back to it
+PORTS_FROM, PORTS_PER_WORKER = 15_000, 1_000
+
+
 def free_ports(count):
-    """Ports that were free for TCP and UDP a moment ago."""
+    """Ports that are free for TCP and UDP, and that no other worker of this run looks at."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    first = PORTS_FROM + worker * PORTS_PER_WORKER
     found = []
-    with ExitStack() as held:
-        while len(found) < count:
-            tcp = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            udp = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            tcp.bind((LOOPBACK, 0))
-            port = tcp.getsockname()[1]
-            try:
-                udp.bind((LOOPBACK, port))
-            except OSError:
-                continue
+    for port in random.sample(range(first, first + PORTS_PER_WORKER), PORTS_PER_WORKER):
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+            contextlib.suppress(OSError),
+        ):
+            tcp.bind((LOOPBACK, port))
+            udp.bind((LOOPBACK, port))
             found.append(port)
-    return found
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"fewer than {count} free ports from {first} on")
 
 
 class Cluster:

@@ -2,11 +2,13 @@
 """A broker whose store is redis: what it does while redis is not there, and when another one writes to its store."""
 
 import os
+import socket
 
 import pytest
 
-from harness import V5, V311, unique
+from harness import DEADLINE, V5, V311, unique
 from harness.redis import Redis, store_flags
+from harness.transport import LOOPBACK
 from harness.wire import PUBACK, PUBLISH, SUBACK, Wire, persistent, publish, subscribe
 
 
@@ -105,6 +107,26 @@ def test_publishes_are_refused_when_redis_stays_away(broker, redis, version):
     while found[-1] != b"after":
         found.append(client.expect_message().payload)
     assert found[0] == b"waits"
+
+
+def test_another_cause_is_told(broker, redis):
+    """Whoever looks at the log is not left with the first reason."""
+    topic = unique("t/")
+    sleeper(broker, topic)
+    operator = socket.create_connection((LOOPBACK, redis.port), DEADLINE)
+    mark = broker.log_mark()
+    operator.sendall(b"CONFIG SET requirepass other\r\nCLIENT KILL TYPE normal\r\n")
+    said = b""
+    while said.count(b"\r\n") < 2:
+        said += operator.recv(64)
+    publisher, _ = opened(broker)
+    publisher.send(publish(V5, topic, b"waits", qos=1, pid=1))
+    broker.await_line("the store cannot be reached", since=mark)
+    broker.await_line("ERROR", "the store is still not reached", "NOAUTH", since=mark)
+    operator.sendall(b"CONFIG SET requirepass \"\"\r\n")
+    broker.await_line("the store is reached again", since=mark)
+    operator.close()
+    assert publisher.expect(PUBACK).reason == 0
 
 
 def test_sessions_begin_once_redis_is_back(broker, redis):

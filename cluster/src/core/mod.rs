@@ -36,7 +36,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use crate::entry::{Boot, Delta, Entry, NodeId, Rows, Timeouts};
 use crate::gossip::{Card, Event, Gossip, Settings as GossipSettings};
 use crate::lease::Lease;
-use crate::machine::{Answer, Machine, NodeRow, Output, Refusal};
+use crate::machine::{Answer, ClientRow, Machine, NodeRow, Output, Refusal};
 use crate::raft::{Agreed, Applied, Peers, RaftFailure, RaftNode};
 use crate::threads::{aside, lock};
 use birth::Birth;
@@ -265,6 +265,19 @@ impl Proposer {
     /// When it is not agreed on within `limit`: it still may be.
     pub async fn propose(&self, entry: &Entry, limit: Duration) -> Result<Agreed, RaftFailure> {
         self.shared.raft.propose(entry, limit).await
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.shared.me
+    }
+
+    /// Whom a client id belongs to, and up to which entry that is known.
+    #[must_use]
+    pub fn client(&self, client_id: &str) -> (Option<ClientRow>, u64) {
+        let look = |tables: &Machine| (tables.client(client_id).cloned(), tables.applied());
+        self.shared.raft.look(look)
     }
 
     /// Runs something on the cluster's thread, which ends with it. It must not wait for anything but futures.

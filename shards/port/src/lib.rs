@@ -5,6 +5,7 @@
 //!              ┌──────────────► store   (operations, "kept up to token")
 //!              ├──────────────► auth    (questions, verdicts)
 //!   shard ◄───┼──────────────► routes  (other shards, later other nodes: interest, publishes, marks)
+//!              ├──────────────► claims  (whose a client id is, in a cluster)
 //!              ├──────────────► events  (what happened, for bridges)
 //!              └──────────────► admin   (queries about clients and numbers)
 //! ```
@@ -16,6 +17,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod claims;
 #[cfg(feature = "doubles")]
 pub mod doubles;
 pub mod events;
