@@ -30,6 +30,8 @@ use crate::settings::{ClusterSettings, RaftBootstrap};
 
 /// Nodes that a cluster may have beside this one.
 pub(crate) const NODES_MAX: u8 = 15;
+/// Between two tries of a claim.
+const RETRY: Duration = Duration::from_millis(100);
 /// The identity of nodes that were not given a secret; they link on loopback only.
 const NO_SECRET: &str = "corqtt: no secret, on loopback only";
 
@@ -206,6 +208,11 @@ impl Cluster {
         })
     }
 
+    /// Who knows the cluster, as this node sees it.
+    pub(crate) fn proposer(&self) -> Proposer {
+        self.core.proposer()
+    }
+
     /// Tells the others that this node is gone, and ends. False if it was none of them any more.
     pub(crate) fn stop(self) -> bool {
         self.core.stop();
@@ -306,7 +313,12 @@ impl Member {
         match way {
             Way::At(number, delta) => {
                 proposer.push(vec![delta]);
-                self.answer(&asked, claims::Verdict::Granted(number));
+                let clean_start = true;
+                let granted = claims::Verdict::Granted {
+                    number,
+                    clean_start,
+                };
+                self.answer(&asked, granted);
             }
             Way::Nowhere => self.answer(&asked, claims::Verdict::Unknown),
             Way::Claim(claim) => {
@@ -316,47 +328,55 @@ impl Member {
         }
     }
 
-    /// Proposes a claim, and answers the shard.
+    /// Proposes a claim until it has an answer, and tells the shard: in time, or that it is not known.
     async fn agree(&self, proposer: &Proposer, asked: &claims::Claim, claim: Claim) {
         let entry = Entry::Claim(claim.clone());
-        let agreed = proposer.propose(&entry, self.claim_max).await;
-        let verdict = match agreed.map(|agreed| agreed.answer) {
-            Ok(Answer::Claim(verdict)) => Some(verdict),
-            Ok(_) => None,
-            Err(error) => {
-                log::warn!(client = &*asked.client_id, error:% = error; "a client id was not agreed on in time");
-                None
+        let mut is_answered = false;
+        loop {
+            match proposer.propose(&entry, self.claim_max).await {
+                Ok(agreed) if proposer.applied_here(agreed.index).await => {
+                    return self.claim_agreed(proposer, asked, &claim, &agreed.answer, is_answered);
+                }
+                Ok(_) => return,
+                Err(error) => {
+                    if !is_answered {
+                        log::warn!(client = &*asked.client_id, error:% = error; "a client id was not agreed on in time");
+                        self.answer(asked, claims::Verdict::Unknown);
+                        is_answered = true;
+                    }
+                }
             }
-        };
-        let epoch = match verdict {
-            Some(Verdict::Granted { epoch }) => Some(epoch),
-            _ => None,
-        };
-        let (is_present, is_taken) = {
-            let mut clients = lock(&self.clients);
-            let is_present = clients.boot() == Some(claim.boot);
-            (is_present, clients.answered(&claim, epoch))
-        };
-        let number = claim.connection;
-        let told = match verdict {
-            Some(Verdict::Granted { .. }) if is_present => claims::Verdict::Granted(number),
-            Some(Verdict::HeldBy(_)) => claims::Verdict::HeldElsewhere,
-            Some(Verdict::OtherUser) => claims::Verdict::OtherUser,
-            _ => {
-                // it may still be granted: nobody is there
-                proposer.push(vec![Delta::Disconnected {
-                    client_id: claim.client_id.clone(),
-                    connection: number,
-                }]);
-                claims::Verdict::Unknown
+            // it may be granted yet
+            tokio::time::sleep(RETRY).await;
+            if lock(&self.clients).boot() != Some(claim.boot) {
+                return;
             }
+        }
+    }
+
+    /// This node has applied a claim, and what came before it.
+    fn claim_agreed(
+        &self,
+        proposer: &Proposer,
+        asked: &claims::Claim,
+        claim: &Claim,
+        answer: &Answer,
+        is_answered: bool,
+    ) {
+        let (row, _) = proposer.client(&claim.client_id);
+        let lives = lock(&self.clients).answered(proposer.me(), claim, row.as_ref());
+        let verdict = match answer {
+            Answer::Claim(Verdict::Granted { .. }) if lives => claims::Verdict::Granted {
+                number: claim.connection,
+                clean_start: claim.clean_start,
+            },
+            Answer::Claim(Verdict::HeldBy(_)) => claims::Verdict::HeldElsewhere,
+            Answer::Claim(Verdict::OtherUser) => claims::Verdict::OtherUser,
+            // the client is elsewhere meanwhile, or this start is over
+            _ => claims::Verdict::Unknown,
         };
-        self.answer(asked, told);
-        if is_taken && told == claims::Verdict::Granted(number) {
-            self.tell(&asked.client_id, |client_id| Told::Taken {
-                client_id,
-                number,
-            });
+        if !is_answered || matches!(verdict, claims::Verdict::Granted { .. }) {
+            self.answer(asked, verdict);
         }
     }
 
@@ -383,27 +403,29 @@ impl Member {
                 connection,
             } => {
                 let number = *connection;
-                let mut clients = lock(&self.clients);
-                if clients.boot() == Some(*boot) {
-                    clients.taken(client_id, number);
+                if lock(&self.clients).boot() == Some(*boot) {
                     self.tell(client_id, |client_id| Told::Taken { client_id, number });
                 }
             }
-            Output::Ended { client_id, epoch } => {
-                let epoch = *epoch;
-                self.tell(client_id, |client_id| Told::Ended { client_id, epoch });
+            // what the log says of former starts is looked up when this one begins
+            Output::Ended { client_id, epoch } if lock(&self.clients).boot().is_some() => {
+                self.end_session(client_id, *epoch);
             }
             Output::Died { boot } => self.is_dead(*boot),
             _ => {}
         }
     }
 
+    fn end_session(&self, client_id: &str, epoch: u64) {
+        self.tell(client_id, |client_id| Told::Ended { client_id, epoch });
+    }
+
     /// The cluster took a start of this node for dead.
     fn is_dead(&self, boot: Boot) {
-        let clients = lock(&self.clients);
+        let mut clients = lock(&self.clients);
         if clients.boot() == Some(boot) {
             log::error!("the cluster took this node for dead: its clients have to come again");
-            let number = clients.last();
+            let number = clients.end();
             for inbox in &self.inboxes {
                 inbox.push(ToShard::Told(Told::Over { number }));
             }
@@ -419,7 +441,12 @@ impl Member {
 
     fn handle_event(&self, event: CoreEvent) {
         match event {
-            CoreEvent::Begun(boot) => lock(&self.clients).begin(boot),
+            CoreEvent::Begun { boot, ended } => {
+                lock(&self.clients).begin(boot);
+                for (client_id, epoch) in ended {
+                    self.end_session(&client_id, epoch);
+                }
+            }
             CoreEvent::Applied(applied) => {
                 for output in &applied.outputs {
                     self.handle_output(output);

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use corqtt_cluster::Proposer;
 use corqtt_port::lane::Sender;
 use corqtt_shards::{Clients, ToShard, listen_alone};
 use tokio::sync::watch;
@@ -38,6 +39,8 @@ pub(crate) struct Parts {
     pub(crate) log: LogHandle,
     /// Where the process stands when the thread begins.
     pub(crate) phase: Phase,
+    /// `None`: a node by itself.
+    pub(crate) cluster: Option<Proposer>,
     /// Of the store, if there is one that counts.
     pub(crate) store: Option<Arc<StoreNumbers>>,
 }
@@ -136,8 +139,8 @@ impl Edge {
         })
     }
 
-    /// Tells the thread that clients may come, on a thread of its own.
-    pub(crate) fn serving(&self) -> impl FnOnce() + Send + 'static {
+    /// Tells the thread that clients may come, on a thread of its own. False: the broker is on its way down already.
+    pub(crate) fn serving(&self) -> impl FnOnce() -> bool + Send + 'static {
         let phase = self.phase.clone();
         move || {
             phase.send_if_modified(|phase| {
@@ -146,7 +149,7 @@ impl Edge {
                     *phase = Phase::Serving;
                 }
                 joined
-            });
+            })
         }
     }
 
@@ -208,6 +211,7 @@ async fn begin(parts: Parts, phases: watch::Receiver<Phase>) -> io::Result<()> {
             log_lines_dropped: Box::new(move || parts.log.lines_dropped()),
             store: parts.store,
             evicted: AtomicU64::new(0),
+            cluster: parts.cluster,
         });
         let listeners = listeners
             .into_iter()

@@ -182,6 +182,7 @@ impl Broker {
             http,
             notifier: notifier.clone(),
             log: log.clone(),
+            cluster: cluster.as_ref().map(Cluster::proposer),
             phase: match &cluster {
                 Some(_) => Phase::Joining,
                 None => Phase::Serving,
@@ -195,8 +196,9 @@ impl Broker {
                 // else it never will be in it, or stops before
                 if joining.recv().is_ok() {
                     open_to_clients(&inboxes);
-                    serving();
-                    tell(&notifier);
+                    if serving() {
+                        tell(&notifier);
+                    }
                 }
             };
             std::thread::Builder::new()
@@ -299,9 +301,7 @@ fn nothing() -> Restored {
 /// When every shard knows what the sessions of all others want, clients may come.
 fn open_to_clients(inboxes: &[Sender<ToShard>]) {
     ask_all(inboxes, None, ToShard::Restored);
-    for inbox in inboxes {
-        inbox.push(ToShard::Listen);
-    }
+    ask_all(inboxes, None, ToShard::Listen);
 }
 
 /// Which shard a client id or topic belongs to.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use compact_str::CompactString;
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 
 use crate::entry::{Boot, Claim, Delta, NodeId};
 use crate::machine::{ClientRow, Kind};
@@ -19,14 +18,6 @@ struct Held {
     number: u64,
     /// The claim that gave it to this node; 0: as the tables have it.
     epoch: u64,
-}
-
-/// A claim that has no answer yet.
-#[derive(Clone, Debug)]
-struct Open {
-    number: u64,
-    /// The connection up to which the client is elsewhere meanwhile.
-    taken: Option<u64>,
 }
 
 /// A client that wants to connect.
@@ -47,7 +38,7 @@ pub struct Wish {
 pub enum Way {
     /// It may connect at once under this number, and that is said.
     At(u64, Delta),
-    /// This is to be agreed on first; then [`OwnClients::answered`] says whether its number was taken meanwhile.
+    /// This is to be agreed on first; then [`OwnClients::answered`] says what came of it.
     Claim(Claim),
     /// This node has no place in the cluster now.
     Nowhere,
@@ -62,8 +53,8 @@ pub struct OwnClients {
     /// Of the last claim, in this start.
     claim: u64,
     open: BTreeSet<u64>,
-    /// The same, by client.
-    waiting: ByClient<SmallVec<[Open; 1]>>,
+    /// How many there are of a client.
+    waiting: ByClient<u32>,
     held: ByClient<Held>,
 }
 
@@ -76,17 +67,20 @@ impl OwnClients {
         Self::default()
     }
 
-    /// A start of this node begins.
+    /// A start of this node begins; a session that the tables did not have is new there.
     pub fn begin(&mut self, boot: Boot) {
         self.boot = Some(boot);
         self.claim = 0;
+        for held in self.held.values_mut() {
+            held.epoch = 0;
+        }
         self.open.clear();
         self.waiting.clear();
     }
 
-    /// Number of the last connection.
-    #[must_use]
-    pub const fn last(&self) -> u64 {
+    /// The start is over, and nobody is let in before the next one; number of the last connection.
+    pub fn end(&mut self) -> u64 {
+        self.boot = None;
         self.number
     }
 
@@ -97,18 +91,22 @@ impl OwnClients {
     }
 
     /// What a client may do; `row` is what the tables have of it, `applied` up to which entry.
+    ///
+    /// A client whose session ends with it, and whose client id nobody else has, need not wait.
     pub fn wish(&mut self, me: NodeId, wish: Wish, row: Option<&ClientRow>, applied: u64) -> Way {
         let Some(boot) = self.boot else {
             return Way::Nowhere;
         };
         self.number += 1;
         let number = self.number;
-        let is_elsewhere = row.is_some_and(|row| {
+        let is_anothers = row.is_some_and(|row| {
             matches!(row.kind, Kind::Kept { .. })
                 || row.connected.is_some_and(|(node, _)| node != me)
+                || row.user != wish.user
         });
         let is_open = self.waiting.contains_key(&wish.client_id);
-        if wish.clean_start && wish.expiry_secs == 0 && !is_elsewhere && !is_open {
+        if wish.clean_start && wish.expiry_secs == 0 && !is_anothers && !is_open {
+            self.held.remove(&wish.client_id);
             let connected = Delta::Connected {
                 client_id: wish.client_id,
                 user: wish.user,
@@ -120,11 +118,7 @@ impl OwnClients {
         self.claim += 1;
         self.open.insert(self.claim);
         let answered = self.open.first().copied().unwrap_or(self.claim);
-        let waiting = self.waiting.entry(wish.client_id.clone()).or_default();
-        waiting.push(Open {
-            number: self.claim,
-            taken: None,
-        });
+        *self.waiting.entry(wish.client_id.clone()).or_default() += 1;
         Way::Claim(Claim {
             node: me,
             boot,
@@ -138,47 +132,35 @@ impl OwnClients {
         })
     }
 
-    /// A claim has its answer: granted at an index, or not. True: the client is elsewhere already.
-    pub fn answered(&mut self, claim: &Claim, epoch: Option<u64>) -> bool {
+    /// A claim has its answer, which this node has applied; `row` is what the tables have of the client since. Whether its
+    /// connection may live.
+    pub fn answered(&mut self, me: NodeId, claim: &Claim, row: Option<&ClientRow>) -> bool {
         if self.boot != Some(claim.boot) {
-            return true;
+            return false;
         }
         self.open.remove(&claim.number);
-        let taken = self.waited(claim);
-        if let Some(epoch) = epoch {
-            if claim.expiry_secs > 0 {
+        if let Some(waiting) = self.waiting.get_mut(&claim.client_id) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting.remove(&claim.client_id);
+            }
+        }
+        let own = Some((me, claim.connection));
+        let granted = row.filter(|row| row.connected == own);
+        if let Some(row) = granted {
+            if row.holder() == Some(me) {
                 let held = Held {
                     user: claim.user.clone(),
                     expiry_secs: claim.expiry_secs,
                     number: claim.connection,
-                    epoch,
+                    epoch: row.epoch,
                 };
                 self.held.insert(claim.client_id.clone(), held);
             } else {
                 self.held.remove(&claim.client_id);
             }
         }
-        taken.is_some_and(|taken| taken >= claim.connection)
-    }
-
-    /// A claim waits no more; the connection up to which its client is elsewhere.
-    fn waited(&mut self, claim: &Claim) -> Option<u64> {
-        let waiting = self.waiting.get_mut(&claim.client_id)?;
-        let at = waiting
-            .iter()
-            .position(|open| open.number == claim.number)?;
-        let taken = waiting.remove(at).taken;
-        if waiting.is_empty() {
-            self.waiting.remove(&claim.client_id);
-        }
-        taken
-    }
-
-    /// The client is connected elsewhere, and its connections up to this number are over.
-    pub fn taken(&mut self, client_id: &str, number: u64) {
-        for open in self.waiting.get_mut(client_id).into_iter().flatten() {
-            open.taken = open.taken.max(Some(number));
-        }
+        granted.is_some()
     }
 
     /// The store has given a session back.
@@ -211,17 +193,15 @@ impl OwnClients {
             return None;
         }
         let epoch = match held.epoch {
-            0 => {
-                let row = row
-                    .filter(|row| matches!(row.kind, Kind::Kept { holder, .. } if holder == me))?;
-                row.epoch
-            }
-            epoch => epoch,
+            0 => row
+                .filter(|row| row.holder() == Some(me))
+                .map(|row| row.epoch),
+            epoch => Some(epoch),
         };
         self.held.remove(client_id);
         Some(Delta::Ended {
             client_id: client_id.into(),
-            epoch,
+            epoch: epoch?,
         })
     }
 
@@ -295,32 +275,73 @@ mod tests {
         assert_eq!((number, delta), (1, said));
     }
 
+    /// What the tables have of a client that was granted a claim.
+    fn row(claim: &Claim, epoch: u64) -> ClientRow {
+        let kind = match claim.expiry_secs {
+            0 => Kind::Clean,
+            expiry_secs => Kind::Kept {
+                holder: me(),
+                expiry_secs,
+            },
+        };
+        ClientRow::new(claim, kind, epoch)
+    }
+
+    fn granted(own: &mut OwnClients, claim: &Claim, epoch: u64) -> bool {
+        own.answered(me(), claim, Some(&row(claim, epoch)))
+    }
+
     #[test]
     fn a_clean_client_waits_behind_an_open_claim_of_its_id() {
         let mut own = begun();
         let first = claim(&mut own, wish("a", false, 60));
         let second = claim(&mut own, wish("a", true, 0));
         assert_eq!((first.answered, second.answered), (1, 1));
-        assert!(!own.answered(&first, Some(11)));
-        assert!(!own.answered(&second, Some(12)));
+        assert!(granted(&mut own, &first, 11));
+        assert_eq!(own.sessions().count(), 1);
+        assert!(granted(&mut own, &second, 12));
         assert_eq!(own.sessions().count(), 0);
         assert_eq!(claim(&mut own, wish("b", false, 60)).answered, 3);
     }
 
     #[test]
-    fn a_client_that_was_taken_while_its_claim_was_open_is_told() {
+    fn a_clean_client_waits_where_its_id_is_anothers() {
+        let mut own = begun();
+        let first = claim(&mut own, wish("a", false, 60));
+        let mut known = row(&first, 11);
+        known.kind = Kind::Clean;
+        let mut other = wish("a", true, 0);
+        let at_once = |own: &mut OwnClients, wish: &Wish, row: &ClientRow| {
+            matches!(own.wish(me(), wish.clone(), Some(row), 12), Way::At(..))
+        };
+        assert!(granted(&mut own, &first, 11));
+        assert!(at_once(&mut own, &other, &known));
+        other.user = Some("somebody".into());
+        assert!(!at_once(&mut own, &other, &known));
+        other.user = None;
+        other.client_id = "b".into();
+        known.connected = NodeId::new(2).map(|node| (node, 1));
+        assert!(!at_once(&mut own, &other, &known));
+    }
+
+    #[test]
+    fn a_client_that_was_taken_while_its_claim_was_open_does_not_live() {
         let mut own = begun();
         let open = claim(&mut own, wish("a", false, 60));
-        own.taken("a", open.connection);
-        assert!(own.answered(&open, Some(11)));
+        let mut now = row(&open, 12);
+        now.connected = NodeId::new(2).map(|node| (node, 1));
+        assert!(!own.answered(me(), &open, Some(&now)));
+        assert_eq!(own.sessions().count(), 0);
     }
 
     #[test]
     fn a_claim_of_a_former_start_counts_no_more() {
         let mut own = begun();
         let open = claim(&mut own, wish("a", false, 60));
+        assert_eq!(own.end(), open.connection);
+        assert_eq!(own.wish(me(), wish("b", true, 0), None, 12), Way::Nowhere);
         own.begin(Boot(4));
-        assert!(own.answered(&open, Some(11)));
+        assert!(!granted(&mut own, &open, 11));
         assert_eq!(own.sessions().count(), 0);
     }
 
@@ -328,9 +349,9 @@ mod tests {
     fn the_end_of_a_session_names_its_claim_and_not_a_later_one() {
         let mut own = begun();
         let first = claim(&mut own, wish("a", false, 60));
-        own.answered(&first, Some(11));
+        assert!(granted(&mut own, &first, 11));
         let second = claim(&mut own, wish("a", true, 60));
-        own.answered(&second, Some(12));
+        assert!(granted(&mut own, &second, 12));
         assert_eq!(own.ended(me(), "a", first.connection, None), None);
         let ended = own.ended(me(), "a", second.connection, None);
         let said = Delta::Ended {

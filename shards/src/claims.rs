@@ -7,7 +7,7 @@ use corqtt_codec::{Connect, ReasonCode};
 use corqtt_port::ConnectionKey;
 use corqtt_port::claims::{Claim, Said, Told, Verdict};
 
-use crate::connect::{Admitted, Pending};
+use crate::connect::{Admitted, OTHER_USER, Pending};
 use crate::extended::connect_of;
 use crate::shard::Shard;
 use crate::wires::{Close, NONE, Stage, Why};
@@ -26,6 +26,11 @@ impl Shard {
         }
     }
 
+    /// A client id belongs to a user where somebody checks who that is.
+    pub(crate) const fn checks_users(&self) -> bool {
+        self.checks_publish || self.checks_subscribe
+    }
+
     /// Asks the cluster for the client id of a CONNECT.
     pub(crate) fn claim(
         &mut self,
@@ -39,7 +44,10 @@ impl Shard {
             shard: self.me,
             connection: self.wires.key(slot),
             client_id: client_id.into(),
-            username: connect.username.map(Into::into),
+            username: connect
+                .username
+                .filter(|_| self.checks_users())
+                .map(Into::into),
             clean_start: connect.clean_start,
             expiry_secs: self.expiry_secs(connect).0,
         }));
@@ -55,11 +63,16 @@ impl Shard {
     /// The store has given a session back: the cluster is to know who holds it.
     pub(crate) fn declare_held(&mut self, session: u32) {
         if self.claims.is_some() {
+            let checks_users = self.checks_users();
             let slot = &mut self.sessions.slots[session as usize];
             slot.is_held = true;
             let said = Said::Held {
                 client_id: slot.client_id(),
-                username: slot.session.username().map(Into::into),
+                username: slot
+                    .session
+                    .username()
+                    .filter(|_| checks_users)
+                    .map(Into::into),
                 expiry_secs: slot.session.session_expiry_secs(),
             };
             self.say(said);
@@ -119,44 +132,70 @@ impl Shard {
     }
 
     fn claim_answered(&mut self, key: ConnectionKey, client_id: Arc<str>, verdict: Verdict) {
-        let number = match verdict {
-            Verdict::Granted(number) => Some(number),
-            _ => None,
-        };
-        let Some((slot, claiming)) = self.take_claim(key) else {
-            if let Some(number) = number {
-                self.say(Said::Disconnected { client_id, number });
-            }
-            return;
-        };
-        let refuse = |shard: &mut Self, reason, why| shard.refuse(slot, reason, why);
-        match verdict {
-            Verdict::Granted(number) => {
-                let Claiming { packet, admitted } = claiming;
-                let Some(connect) = connect_of(&packet) else {
-                    return;
-                };
-                let admitted = Admitted { number, ..admitted };
-                if !self.admit_client(slot, &connect, admitted) {
-                    self.say(Said::Disconnected { client_id, number });
+        let claiming = self.take_claim(key);
+        let refusal = match verdict {
+            Verdict::Granted {
+                number,
+                clean_start,
+            } => {
+                let lives = claiming
+                    .is_some_and(|(slot, claiming)| self.claim_granted(slot, claiming, number));
+                if !lives {
+                    self.give_back(client_id, number, clean_start);
                 }
+                return;
             }
-            Verdict::HeldElsewhere => refuse(
-                self,
+            Verdict::HeldElsewhere => (
                 ReasonCode::SERVER_UNAVAILABLE,
                 "another node holds its session",
             ),
-            Verdict::OtherUser => refuse(
-                self,
-                ReasonCode::NOT_AUTHORIZED,
-                "its client id belongs to another user",
-            ),
-            Verdict::Unknown => refuse(
-                self,
+            Verdict::OtherUser => (ReasonCode::NOT_AUTHORIZED, OTHER_USER),
+            Verdict::Unknown => (
                 ReasonCode::SERVER_UNAVAILABLE,
                 "the cluster did not agree on its client id in time",
             ),
+        };
+        if let Some((slot, _)) = claiming {
+            self.refuse(slot, refusal.0, refusal.1);
         }
+    }
+
+    fn claim_granted(&mut self, slot: u32, claiming: Claiming, number: u64) -> bool {
+        let Claiming { packet, admitted } = claiming;
+        let Some(connect) = connect_of(&packet) else {
+            return false;
+        };
+        let admitted = Admitted { number, ..admitted };
+        let lives = self.admit_client(slot, &connect, admitted);
+        if self.wires.slots[slot as usize].stage != Stage::Lingering {
+            // what came behind CONNECT
+            self.make_ready(slot);
+        }
+        lives
+    }
+
+    /// A client id was granted to a connection that is not there any more: for the cluster it is the client's last one, and
+    /// those before it are over.
+    fn give_back(&mut self, client_id: Arc<str>, number: u64, clean_start: bool) {
+        let before = self.sessions.find(&client_id);
+        let before = before.filter(|at| self.sessions.slots[*at as usize].number < number);
+        if let Some(session) = before {
+            self.close_taken(session);
+        }
+        if let Some(session) = before
+            && self.sessions.find(&client_id) == before
+        {
+            if clean_start {
+                self.drop_session(session);
+            } else {
+                self.sessions.slots[session as usize].number = number;
+            }
+        }
+        if self.sessions.find(&client_id).is_none() {
+            let client_id = client_id.clone();
+            self.say(Said::Ended { client_id, number });
+        }
+        self.say(Said::Disconnected { client_id, number });
     }
 
     /// The connection of a claim, if it still waits.

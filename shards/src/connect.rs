@@ -87,6 +87,7 @@ fn kept_will(will: &Will) -> store::Will {
     }
 }
 
+pub(crate) const OTHER_USER: &str = "its client id belongs to another user";
 const SHUTTING_DOWN: &str = "the broker is shutting down";
 
 impl Shard {
@@ -423,11 +424,33 @@ impl Shard {
             authentication,
             number: 0,
         };
-        if self.claims.is_some() {
-            self.claim(slot, connect, packet, admitted);
-        } else {
+        if self.claims.is_none() {
             self.admit_client(slot, connect, admitted);
+        } else if let Some(refused) = self.refusal(connect, &admitted) {
+            self.refuse(slot, refused.reason, refused.why);
+        } else {
+            self.claim(slot, connect, packet, admitted);
         }
+    }
+
+    /// Why a client may not connect now.
+    fn refusal(&self, connect: &Connect<'_>, admitted: &Admitted) -> Option<Refused> {
+        let refused = |reason, why| Some(Refused { reason, why });
+        // wills are published already: its own would never be
+        if self.draining.is_some() {
+            return refused(ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
+        }
+        let client_id = admitted.assigned.as_deref().unwrap_or(connect.client_id);
+        if self.bans.contains(client_id) {
+            return refused(ReasonCode::BANNED, "its client id is banned");
+        }
+        if self.checks_users()
+            && let Some(existing) = self.sessions.find(client_id)
+            && self.sessions.slots[existing as usize].session.username() != connect.username
+        {
+            return refused(ReasonCode::NOT_AUTHORIZED, OTHER_USER);
+        }
+        None
     }
 
     /// An older connection of a client's id ends, its session is found, ended or made. False: it is refused.
@@ -437,36 +460,19 @@ impl Shard {
         connect: &Connect<'_>,
         admitted: Admitted,
     ) -> bool {
+        if let Some(refused) = self.refusal(connect, &admitted) {
+            self.refuse(slot, refused.reason, refused.why);
+            return false;
+        }
         let Admitted {
             assigned,
             authentication,
             number,
         } = admitted;
-        let refused = |shard: &mut Self, reason, why| {
-            shard.refuse(slot, reason, why);
-            false
-        };
-        // wills are published already: its own would never be
-        if self.draining.is_some() {
-            return refused(self, ReasonCode::SERVER_UNAVAILABLE, SHUTTING_DOWN);
-        }
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        if self.bans.contains(client_id) {
-            return refused(self, ReasonCode::BANNED, "its client id is banned");
-        }
         let mut ended = false;
         if let Some(existing) = self.sessions.find(client_id) {
-            let owner = &self.sessions.slots[existing as usize];
-            if (self.checks_publish || self.checks_subscribe)
-                && owner.session.username() != connect.username
-            {
-                return refused(
-                    self,
-                    ReasonCode::NOT_AUTHORIZED,
-                    "its client id belongs to another user",
-                );
-            }
-            let old = owner.connection;
+            let old = self.sessions.slots[existing as usize].connection;
             if old != NONE {
                 // [MQTT-3.1.4-2] [MQTT5-3.1.4-3]
                 let why = Why::Broker("another connection took its client id over");
@@ -515,7 +521,8 @@ impl Shard {
         let terms = self.terms(connect, session_present, assigned, authentication);
         let persistent = terms.opening.session_expiry_secs > 0;
         let of_session = &mut self.sessions.slots[session as usize];
-        of_session.is_held = claimed && persistent;
+        // one that goes on was held before, if only for as long as this connection
+        of_session.is_held = claimed && (persistent || of_session.is_held);
         let state = &mut of_session.session;
         if self.keeping.records && (persistent || ended || state.is_kept()) {
             if persistent {

@@ -53,8 +53,8 @@ pub enum ToShard {
     Told(Told),
     /// From main, once at a start: answer as soon as the other shards know what this one's subscribers want.
     Restored(Sender<ShardId>),
-    /// From main, when all shards have answered that: clients may come.
-    Listen,
+    /// From main, when all shards have answered that: clients may come. Answered when they can.
+    Listen(Sender<ShardId>),
     /// From an operator; see [`Query`].
     Admin(Query),
     /// From main, at SIGTERM: once per step; main waits for the answer, up to the drain timeout.

@@ -718,7 +718,12 @@ impl Shard {
                 ToShard::Told(told) => self.handle_told(told),
                 ToShard::Restored(reply) => self.restored_reply = Some(reply),
                 // its addresses were bound before, so only descriptors can be missing
-                ToShard::Listen => self.listen().expect("a file descriptor for each listener"),
+                ToShard::Listen(reply) => {
+                    if self.draining.is_none() {
+                        self.listen().expect("a file descriptor for each listener");
+                    }
+                    reply.push(self.me);
+                }
                 ToShard::Admin(query) => self.handle_admin(query),
                 ToShard::Drain(step, reply) => self.drain(step, reply),
             }

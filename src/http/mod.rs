@@ -8,6 +8,7 @@
 //! Nothing here changes the broker or tells of a client. Errors are JSON: `{"error": what, "detail": why and what next}`.
 
 mod access;
+mod cluster;
 mod metrics;
 mod serve;
 
@@ -25,6 +26,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use corqtt_cluster::Proposer;
 use serde_json::{Value, json};
 
 use crate::numbers::Overall;
@@ -47,6 +49,8 @@ pub(crate) struct Sources {
     pub(crate) store: Option<Arc<StoreNumbers>>,
     /// Connections that were closed to make room for newer ones.
     pub(crate) evicted: AtomicU64,
+    /// `None`: a node by itself.
+    pub(crate) cluster: Option<Proposer>,
 }
 
 impl fmt::Debug for Sources {
@@ -97,6 +101,9 @@ pub(crate) fn router(sources: Arc<Sources>, access: Access) -> Router {
         .route("/mqtt/stats", get(overall))
         .route("/api/v1/mqtt/stat/overall", get(overall))
         .route("/api/v1/mqtt/stat/online", get(online))
+        .route("/cluster/ms", get(cluster::nodes))
+        .route("/api/v1/cluster/nodes", get(cluster::nodes))
+        .route("/api/v1/cluster/stat/online", get(cluster::online))
         .route("/metrics", get(prometheus))
         .route(HEALTH, get(health))
         .route(READY, get(ready))
@@ -153,7 +160,8 @@ async fn ready(State(sources): State<Arc<Sources>>) -> Result<Json<Value>, Failu
         ));
     }
     sources.panel.snapshot().await?;
-    Ok(Json(json!({"status": "ready"})))
+    let place = sources.cluster.as_ref().map(cluster::place).transpose()?;
+    Ok(Json(place.unwrap_or_else(|| json!({"status": "ready"}))))
 }
 
 async fn not_found(request: Request) -> Failure {

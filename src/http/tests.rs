@@ -20,6 +20,7 @@ pub(super) fn sources(rig: &Rig) -> Arc<Sources> {
         log_lines_dropped: Box::new(|| 0),
         store: None,
         evicted: AtomicU64::new(0),
+        cluster: None,
     })
 }
 
@@ -291,5 +292,21 @@ fn a_draining_broker_is_well_but_not_ready() {
             (health.status, health.body.as_str()),
             (200, r#"{"status":"ok"}"#)
         );
+    });
+}
+
+#[test]
+fn a_node_by_itself_has_no_cluster_to_tell_of() {
+    run(async {
+        let interface = Interface::new(Host::All);
+        for path in [
+            "/cluster/ms",
+            "/api/v1/cluster/nodes",
+            "/api/v1/cluster/stat/online",
+        ] {
+            let answer = interface.get(LOCAL, "127.0.0.1:8080", path).await;
+            assert_eq!(answer.status, 404, "{path}");
+            assert!(answer.detail().contains("--raft-bootstrap"), "{path}");
+        }
     });
 }

@@ -9,6 +9,7 @@ import socket
 import yaml
 
 from .broker import SpawnedBroker
+from .redis import store_flags
 from .transport import LOOPBACK
 
 # what a node listens on beside its clients' listeners
@@ -67,7 +68,7 @@ class Cluster:
             "members": [seed for at, seed in enumerate(seeds) if at != place],
             **self.ports[place],
         }
-        store = [f"--storage-path={directory / 'store'}"]
+        store = store_flags("redb", directory / "store")
         conf = yaml.safe_dump({"cluster": cluster, "mqtt": {"options": {"sys-topic-resend-interval": 1}}})
         return SpawnedBroker(conf=conf, arguments=store, **self.settings)
 

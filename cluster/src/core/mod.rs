@@ -132,7 +132,12 @@ pub enum CoreEvent {
     /// The tables may be trusted until then (ns of `CLOCK_BOOTTIME`).
     Lease(u64),
     /// A start of this node begins, and its rows are said.
-    Begun(Boot),
+    Begun {
+        /// Which.
+        boot: Boot,
+        /// Sessions that its store may have and that a claim elsewhere has ended, with that claim.
+        ended: Vec<(CompactString, u64)>,
+    },
     /// All of its rows are in the tables.
     Said(Boot),
     /// What was pushed up to this ticket is in the tables of every member that may trust its own, or was superseded.
@@ -278,6 +283,18 @@ impl Proposer {
     pub fn client(&self, client_id: &str) -> (Option<ClientRow>, u64) {
         let look = |tables: &Machine| (tables.client(client_id).cloned(), tables.applied());
         self.shared.raft.look(look)
+    }
+
+    /// Waits until this node has applied an entry. False: it never will.
+    pub async fn applied_here(&self, index: u64) -> bool {
+        let mut applied = self.shared.applied.clone();
+        applied.wait_for(|applied| *applied >= index).await.is_ok()
+    }
+
+    /// Clients that are connected to any node.
+    #[must_use]
+    pub fn clients_connected(&self) -> usize {
+        self.shared.raft.look(Machine::clients_connected)
     }
 
     /// Runs something on the cluster's thread, which ends with it. It must not wait for anything but futures.
@@ -543,6 +560,7 @@ async fn run(
         died,
         deltas,
         taken: 0,
+        answers: Vec::new(),
         settling,
         provide: Mutex::new(provide),
         gossip: gossip.clone(),
@@ -598,10 +616,13 @@ impl Shared {
         let seen = lock(&self.seen);
         let members = rows.into_iter().map(|row| {
             let alive = seen.get(&row.node).filter(|seen| seen.is_alive);
+            let settings = Some(&self.settings).filter(|_| row.node == self.me);
+            let own_gossip = settings.map(|of| of.gossip_advertise.unwrap_or(of.gossip));
+            let own_links = settings.map(|of| of.links_advertise.unwrap_or(of.links));
             MemberStatus {
                 votes: voters.contains(&row.node),
-                gossip: alive.map(|seen| seen.gossip),
-                links: alive.map(|seen| seen.card.links),
+                gossip: own_gossip.or_else(|| alive.map(|seen| seen.gossip)),
+                links: own_links.or_else(|| alive.map(|seen| seen.card.links)),
                 is_linked: self.peers.link(row.node).is_some(),
                 row,
             }
@@ -978,6 +999,8 @@ struct Saying {
     deltas: mpsc::UnboundedReceiver<Pushed>,
     /// The last ticket that came.
     taken: u64,
+    /// Answers to the tables that the last start may not have said.
+    answers: Vec<Delta>,
     settling: watch::Sender<Option<ToSettle>>,
     /// Locked by this alone: what borrows this waits.
     provide: Mutex<Provide>,
@@ -1142,10 +1165,14 @@ impl Saying {
         if let Err(over) = self.catch_up().await {
             return over;
         }
-        self.shared.tell(CoreEvent::Begun(boot));
-        // what waits is in all the rows already
-        while let Ok((last, _)) = self.deltas.try_recv() {
+        let me = self.shared.me;
+        let ended = self.shared.raft.look(|tables| tables.ended_of(me));
+        self.shared.tell(CoreEvent::Begun { boot, ended });
+        // what waits is in all the rows already, but for what answers the tables
+        let mut waiting = std::mem::take(&mut self.answers);
+        while let Ok((last, deltas)) = self.deltas.try_recv() {
             self.taken = last;
+            waiting.extend(deltas.into_iter().filter(is_answer));
         }
         let own = lock(&self.provide)();
         let mut index = 0;
@@ -1163,7 +1190,6 @@ impl Saying {
         }
         self.shared.tell(CoreEvent::Said(boot));
         let mut first = 1;
-        let mut waiting: Vec<Delta> = Vec::new();
         loop {
             if waiting.is_empty() {
                 match self.next_deltas().await {
@@ -1179,10 +1205,21 @@ impl Saying {
             }
             let count = fitting(&waiting);
             let deltas: Vec<Delta> = waiting.drain(..count).collect();
+            let answers = || {
+                deltas
+                    .iter()
+                    .chain(&waiting)
+                    .filter(|delta| is_answer(delta))
+            };
+            let kept: Vec<Delta> = answers().cloned().collect();
             let rows = Rows::Deltas { first, deltas };
             match self.propose(rows).await {
                 Ok(index) => self.agreed(index, self.taken - waiting.len() as u64),
-                Err(over) => return over,
+                Err(over) => {
+                    // the next start repeats them; what is known already does nothing
+                    self.answers = kept;
+                    return over;
+                }
             }
             first += count as u64;
         }
@@ -1268,6 +1305,11 @@ impl Saying {
             }
         }
     }
+}
+
+/// It answers something that the tables have told, and no row says it again.
+const fn is_answer(delta: &Delta) -> bool {
+    matches!(delta, Delta::Ended { .. } | Delta::WillSent { .. })
 }
 
 /// How many deltas fit into one entry; at least one.

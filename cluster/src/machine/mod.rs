@@ -399,6 +399,30 @@ impl Machine {
         self.state.clients.get(client_id)
     }
 
+    /// Sessions of a node's store that a claim elsewhere has ended, with that claim, and that it has not said to be gone;
+    /// without those clients whose session it holds again since.
+    #[must_use]
+    pub fn ended_of(&self, node: NodeId) -> Vec<(CompactString, u64)> {
+        let Some(row) = self.state.nodes.get(&node) else {
+            return Vec::new();
+        };
+        let names = row.ended.names(|_| true).into_iter();
+        let ended = names.filter_map(|name| {
+            let epoch = *row.ended.get(&name)?;
+            let now = self.state.clients.get(&name);
+            let is_back = now.is_some_and(|now| now.holder() == Some(node) && now.epoch > epoch);
+            (!is_back).then_some((name, epoch))
+        });
+        ended.collect()
+    }
+
+    /// Clients that are connected; looks at all of them.
+    #[must_use]
+    pub fn clients_connected(&self) -> usize {
+        let rows = self.state.clients.iter();
+        rows.filter(|(_, row)| row.connected.is_some()).count()
+    }
+
     /// Whether a client id is banned.
     #[must_use]
     pub fn is_banned(&self, client_id: &str) -> bool {
@@ -595,7 +619,11 @@ impl Machine {
         let epoch = match self.state.clients.get(&client_id) {
             // the node did not know yet when it said this
             _ if ended => return,
-            Some(row) if row.holder() != Some(node) => return,
+            // and may not have had it on its disk when it said that this one was gone
+            Some(row) if row.holder() != Some(node) => {
+                let epoch = row.epoch;
+                return self.end_held(node, client_id, epoch);
+            }
             Some(row) => row.epoch,
             None => index,
         };
@@ -877,6 +905,7 @@ impl Machine {
     }
 
     fn judge(&mut self, index: u64, claim: Claim) -> Verdict {
+        let mut is_held_here = false;
         if let Some(row) = self.state.clients.get(&claim.client_id) {
             if row.user != claim.user {
                 return Verdict::OtherUser;
@@ -887,21 +916,18 @@ impl Machine {
             {
                 return Verdict::HeldBy(holder);
             }
+            is_held_here = row.holder() == Some(claim.node);
         }
+        // a session that goes on is kept, if only up to the end of this connection
+        let goes_on = !claim.clean_start && is_held_here;
         let kind = match claim.expiry_secs {
-            0 => Kind::Clean,
+            0 if !goes_on => Kind::Clean,
             expiry_secs => Kind::Kept {
                 holder: claim.node,
                 expiry_secs,
             },
         };
-        let row = ClientRow {
-            user: claim.user,
-            kind,
-            connected: Some((claim.node, claim.connection)),
-            epoch: index,
-            boot: claim.boot,
-        };
+        let row = ClientRow::new(&claim, kind, index);
         self.give(claim.client_id, row);
         Verdict::Granted { epoch: index }
     }
@@ -1039,16 +1065,14 @@ impl Machine {
                         want: Some(route.want),
                     }));
             }
-            if *node == me {
-                for client_id in row.ended.names(|_| true) {
-                    if let Some(epoch) = row.ended.get(&client_id).copied() {
-                        self.outputs.push(Output::Ended { client_id, epoch });
-                    }
-                }
-                if let Some(boot) = row.boot.filter(|_| row.is_dead) {
-                    self.outputs.push(Output::Died { boot });
-                }
+            if *node == me
+                && let Some(boot) = row.boot.filter(|_| row.is_dead)
+            {
+                self.outputs.push(Output::Died { boot });
             }
+        }
+        for (client_id, epoch) in self.ended_of(me) {
+            self.outputs.push(Output::Ended { client_id, epoch });
         }
         for key in self.state.wills.names(|will| will.sender == Some(me)) {
             if let Some(will) = self.state.wills.get(&key) {
@@ -1065,6 +1089,17 @@ impl Machine {
 }
 
 impl ClientRow {
+    /// Of a claim that was granted at that index.
+    pub(crate) fn new(claim: &Claim, kind: Kind, epoch: u64) -> Self {
+        Self {
+            user: claim.user.clone(),
+            kind,
+            connected: Some((claim.node, claim.connection)),
+            epoch,
+            boot: claim.boot,
+        }
+    }
+
     /// Whose store has its session.
     #[must_use]
     pub const fn holder(&self) -> Option<NodeId> {

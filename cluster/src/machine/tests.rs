@@ -979,3 +979,32 @@ fn a_machine_that_was_restored_somewhere_goes_on_like_the_others() {
         }
     }
 }
+
+#[test]
+fn a_session_that_goes_on_for_one_connection_is_kept_up_to_its_end() {
+    let mut cluster = Cluster::new();
+    cluster.claim(A, "c", false, 60);
+    cluster.claim(A, "c", false, 0);
+    // its node keeps what it has
+    assert_eq!(cluster.outputs(), []);
+    let held = cluster.machines[0].client("c").map(ClientRow::holder);
+    assert_eq!(held, Some(Some(A)));
+    // one that begins anew is not
+    cluster.claim(A, "c", true, 0);
+    let held = cluster.machines[0].client("c").map(ClientRow::holder);
+    assert_eq!(held, Some(None));
+}
+
+#[test]
+fn what_ended_a_session_once_does_not_end_the_next_one() {
+    let mut cluster = Cluster::new();
+    cluster.claim(A, "c", false, 60);
+    let Verdict::Granted { epoch } = cluster.claim(B, "c", true, 60) else {
+        panic!("a clean start never waits");
+    };
+    assert_eq!(cluster.machines[0].ended_of(A), [("c".into(), epoch)]);
+    // A has not said yet that it is gone
+    cluster.claim(A, "c", true, 60);
+    assert_eq!(cluster.machines[0].ended_of(A), []);
+    assert_eq!(cluster.machines[0].ended_of(B).len(), 1);
+}

@@ -73,8 +73,13 @@ pub enum Said {
 /// The answer to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The client id is its own; its connection's number.
-    Granted(u64),
+    /// The client id is its own.
+    Granted {
+        /// Its connection's.
+        number: u64,
+        /// Ended a session that there was.
+        clean_start: bool,
+    },
     /// Another node holds its session.
     HeldElsewhere,
     /// The client id belongs to another user.
@@ -87,7 +92,8 @@ pub enum Verdict {
 /// connections could have one client id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// To a claim. For a connection that is gone, [`Said::Disconnected`] follows.
+    /// To a claim; once more if it is granted after [`Verdict::Unknown`]. Of a connection that is gone or refused,
+    /// [`Said::Disconnected`] follows, and [`Said::Ended`] unless there is a session.
     Verdict {
         /// For whom.
         connection: ConnectionKey,
