@@ -210,9 +210,15 @@ impl Redis {
 
     fn connect(&self) -> Result<()> {
         log::info!(place = self.place; "connecting to redis service");
-        let link = self.client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+        let mut link = self.client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
         link.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         link.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        // who does not know the password is told so for a small command only; one who may not ask has shown it
+        if let Err(error) = cmd("PING").query::<String>(&mut link)
+            && error.to_string().contains("NOAUTH")
+        {
+            return Err(error.into());
+        }
         *self.link.borrow_mut() = Some(link);
         log::info!(place = self.place; "connected to redis service");
         Ok(())
