@@ -25,7 +25,8 @@ use corqtt_topics::ShardId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::polled::Polled;
+use crate::polled;
+use crate::random;
 use crate::settings::{ClusterSettings, RaftBootstrap};
 
 /// Nodes that a cluster may have beside this one.
@@ -147,12 +148,8 @@ impl Cluster {
         } = node;
         let settings = core_settings(settings, name)?;
         let shards = u8::try_from(inboxes.len()).context("more shards than lanes")?;
-        let mut drawn = [0; 8];
-        rustix::rand::getrandom(&mut drawn, rustix::rand::GetRandomFlags::empty())
-            .context("no random numbers")?;
-        let store = u64::from_ne_bytes(drawn);
         let ends = Box::new(Inboxes(inboxes.clone()));
-        let exchange = Exchange::new(shards, NODES_MAX, store, ends);
+        let exchange = Exchange::new(shards, NODES_MAX, random::draw()?, ends);
         let mut clients = OwnClients::new();
         // what shards said before they were started is what their store had
         let mut restored = Vec::new();
@@ -190,18 +187,10 @@ impl Cluster {
         for (place, receiver) in (0..).zip(lanes.receivers) {
             let member = member.clone();
             let lane = ShardId(shards + place);
-            proposer.spawn(async move {
-                if let Err(error) = member.take(lane, receiver).await {
-                    panic!("the cluster's thread cannot wait for the shards: {error}");
-                }
-            });
+            proposer.spawn(each(receiver, move |message| member.handle(lane, message)));
         }
         let listening = member.clone();
-        proposer.spawn(async move {
-            if let Err(error) = listening.take_said(lanes.said).await {
-                panic!("the cluster's thread cannot wait for the shards: {error}");
-            }
-        });
+        proposer.spawn(each(lanes.said, move |said| listening.handle_said(said)));
         Ok(Self {
             core,
             is_out: member.is_out.clone(),
@@ -221,21 +210,6 @@ impl Cluster {
 }
 
 impl Member {
-    /// Takes what the shards send to one lane.
-    async fn take(&self, lane: ShardId, receiver: Receiver<ToShard>) -> std::io::Result<()> {
-        let lane_end = Polled::new(receiver)?;
-        let mut taken = Vec::new();
-        loop {
-            lane_end.take(&mut taken);
-            for message in taken.drain(..) {
-                self.handle(lane, message);
-            }
-            // others on this thread have their turn, however much there is
-            tokio::task::yield_now().await;
-            lane_end.wait().await;
-        }
-    }
-
     fn handle(&self, lane: ShardId, message: ToShard) {
         let exchange = &self.exchange;
         match message {
@@ -253,20 +227,6 @@ impl Member {
             }
             ToShard::Mark(mark) => self.has_applied(exchange.marked_by_shard(lane, &mark)),
             other => log::error!(lane = lane.0; "not for another node: {other:?}"),
-        }
-    }
-
-    /// Takes what the shards ask and say of clients.
-    async fn take_said(self: Arc<Self>, receiver: Receiver<Said>) -> std::io::Result<()> {
-        let lane_end = Polled::new(receiver)?;
-        let mut taken = Vec::new();
-        loop {
-            lane_end.take(&mut taken);
-            for said in taken.drain(..) {
-                self.handle_said(said);
-            }
-            tokio::task::yield_now().await;
-            lane_end.wait().await;
         }
     }
 
@@ -510,6 +470,13 @@ fn core_settings(settings: &ClusterSettings, name: &str) -> anyhow::Result<CoreS
             lease: settings.lease,
         },
     })
+}
+
+/// Handles what comes through a lane, on the thread that this is spawned on.
+async fn each<T>(receiver: Receiver<T>, handle: impl FnMut(T)) {
+    if let Err(error) = polled::each(receiver, handle).await {
+        panic!("the cluster's thread cannot wait for the shards: {error}");
+    }
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -13,6 +13,7 @@ mod numbers;
 mod panel;
 mod polled;
 pub mod process;
+mod random;
 pub mod reload;
 pub mod settings;
 mod store;

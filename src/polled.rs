@@ -63,3 +63,19 @@ impl<T> Polled<T> {
         }
     }
 }
+
+/// Handles what comes through a lane made by [`lane::polled`], in order; ends with the runtime that this is spawned on.
+///
+/// # Errors
+/// When the runtime cannot watch it.
+pub(crate) async fn each<T>(receiver: Receiver<T>, mut handle: impl FnMut(T)) -> io::Result<()> {
+    let lane = Polled::new(receiver)?;
+    let mut taken = Vec::new();
+    loop {
+        lane.take(&mut taken);
+        taken.drain(..).for_each(&mut handle);
+        // others on this thread have their turn, however much there is
+        tokio::task::yield_now().await;
+        lane.wait().await;
+    }
+}

@@ -25,6 +25,7 @@ use crate::edge::{self, Edge, Http};
 use crate::logging::LogHandle;
 use crate::notify::{Notifier, SERVING};
 use crate::panel::Phase;
+use crate::random;
 use crate::reload::Outcome;
 use crate::settings::{
     self, Address, Limit, LimitSettings, ListenerSettings, ListenerSocket, Settings, TlsSettings,
@@ -449,9 +450,6 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
     for listener in &settings.listeners {
         listeners.extend(listen(listener, certificates)?);
     }
-    let mut seed = [0u8; 8];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-        .context("no random numbers")?;
     Ok(Config {
         shards,
         nodes: match settings.cluster {
@@ -468,7 +466,7 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
         session: session_limits(settings),
         limits: limits(&settings.limits, descriptors),
         strategy: Strategy::RoundRobin,
-        hash_seed: u64::from_ne_bytes(seed),
+        hash_seed: random::draw()?,
         stamp_base: 0,
         start: 0,
     })
@@ -499,7 +497,7 @@ fn placement(settings: &Settings) -> anyhow::Result<(u8, Vec<usize>)> {
     };
     let shards = match (&settings.shards, &settings.cpus) {
         (Some(shards), _) => shards.get(),
-        (None, Some(cpus)) => cpus.len(),
+        (None, Some(cpus)) => cpus.len().min(most),
         (None, None) => available.saturating_sub(other_threads).max(1).min(most),
     };
     anyhow::ensure!(

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use corqtt_cluster::{CoreStatus, MemberStatus, Proposer};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::{Failure, Sources};
@@ -16,7 +15,7 @@ use super::{Failure, Sources};
 pub(super) fn place(proposer: &Proposer) -> Result<Value, Failure> {
     let status = proposer.status();
     let leader = leader(&status);
-    if status.lease_until_ns.is_none_or(|until| until <= now_ns()) {
+    if !status.is_current() {
         let detail = match leader {
             Some(name) => format!(
                 "this node's copy of the cluster's table is not current; {name} leads, as far as it knows"
@@ -87,9 +86,4 @@ fn node(status: &CoreStatus, member: &MemberStatus) -> Value {
         "linked": member.is_linked,
         "self": row.node == status.node,
     })
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

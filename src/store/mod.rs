@@ -295,12 +295,7 @@ pub(crate) fn open<'a>(
     let start = stored_number(&*engine, STARTS)?.unwrap_or(0);
     let hash_seed = match stored_number(&*engine, SEED)? {
         Some(seed) => seed,
-        None => {
-            let mut seed = [0u8; 8];
-            rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-                .context("no random numbers")?;
-            u64::from_ne_bytes(seed)
-        }
+        None => crate::random::draw()?,
     };
     let alive_at_ms = stored_number(&*engine, ALIVE)?.unwrap_or_else(wall_ms);
     let numbers = [

@@ -4,14 +4,9 @@
 import pytest
 
 from harness import V5, V311, Deadline, unique
-from harness.wire import CONNACK, DISCONNECT, SUBACK, Wire, connect, disconnect, persistent, properties, subscribe
+from harness.wire import CONNACK, DISCONNECT, SUBACK, Wire, connect, disconnect, opened, persistent, properties, subscribe
 
 TAKEN_OVER, UNAVAILABLE = 0x8E, 0x88
-
-
-def opened(node, version, client_id, **settings):
-    wire = Wire(node, version)
-    return wire, wire.connect(client_id, **settings)
 
 
 def let_in(node, name):

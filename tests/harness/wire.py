@@ -449,6 +449,12 @@ class Wire:
         self.expect(PINGRESP)
 
 
+def opened(broker, version=V5, client_id=None, **settings):
+    """A client that is connected, and its CONNACK."""
+    wire = Wire(broker, version)
+    return wire, wire.connect(client_id, **settings)
+
+
 def hexes(reasons):
     return ", ".join(f"{reason:#04x}" for reason in reasons)
 

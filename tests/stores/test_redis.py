@@ -9,7 +9,7 @@ import pytest
 from harness import DEADLINE, V5, V311, unique
 from harness.redis import Redis, store_flags
 from harness.transport import LOOPBACK
-from harness.wire import PUBACK, PUBLISH, SUBACK, Wire, persistent, publish, subscribe
+from harness.wire import PUBACK, PUBLISH, SUBACK, opened, persistent, publish, subscribe
 
 
 @pytest.fixture
@@ -24,11 +24,6 @@ def redis():
 @pytest.fixture
 def broker(redis, spawn):
     return spawn(shards=2, arguments=store_flags("redis", None, redis))
-
-
-def opened(broker, version=V5, client_id=None, **settings):
-    wire = Wire(broker, version)
-    return wire, wire.connect(client_id, **settings)
 
 
 def sleeper(broker, topic):

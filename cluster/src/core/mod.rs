@@ -190,6 +190,16 @@ pub struct CoreStatus {
     pub lease_until_ns: Option<u64>,
 }
 
+impl CoreStatus {
+    /// The tables may be trusted now; reads the clock.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let now_ns = boottime_ns();
+        self.lease_until_ns
+            .is_some_and(|until_ns| until_ns > now_ns)
+    }
+}
+
 type OnEvent = Box<dyn FnMut(CoreEvent) + Send>;
 type Provide = Box<dyn FnMut() -> OwnRows + Send>;
 
