@@ -17,7 +17,7 @@ use corqtt_cluster::{
     Answer, Boot, Bootstrap, Carried, Claim, Core, CoreEvent, CoreSettings, Delta, Entry, Exchange,
     Output, OwnClients, OwnRows, Proposer, Shards, Timeouts, Verdict, Way, Wish,
 };
-use corqtt_port::claims::{self, Said, Told};
+use corqtt_port::claims::{self, Lease, Said, Told};
 use corqtt_port::lane::{self, Receiver, Sender};
 use corqtt_port::routes::{Batch, Mark};
 use corqtt_shards::ToShard;
@@ -45,6 +45,8 @@ pub(crate) struct Lanes {
     /// Of what is asked and said of clients.
     pub(crate) claims: Sender<Said>,
     said: Receiver<Said>,
+    /// How long the shards may trust the tables.
+    pub(crate) lease: Arc<Lease>,
 }
 
 impl Lanes {
@@ -64,6 +66,7 @@ impl Lanes {
             receivers,
             claims,
             said,
+            lease: Arc::default(),
         })
     }
 }
@@ -91,6 +94,7 @@ pub(crate) struct Node<'a> {
 struct Member {
     exchange: Arc<Exchange>,
     clients: Mutex<OwnClients>,
+    lease: Arc<Lease>,
     inboxes: Vec<Sender<ToShard>>,
     /// Which shard a client id belongs to.
     owner: Owner,
@@ -164,6 +168,7 @@ impl Cluster {
         let member = Arc::new(Member {
             exchange: exchange.clone(),
             clients: Mutex::new(clients),
+            lease: lanes.lease.clone(),
             inboxes,
             owner,
             // before the shard gives up on the client
@@ -281,6 +286,11 @@ impl Member {
                 self.answer(&asked, granted);
             }
             Way::Nowhere => self.answer(&asked, claims::Verdict::Unknown),
+            // there is nobody to agree with
+            Way::Claim(claim) if !self.lease.is_current() => {
+                lock(&self.clients).answered(proposer.me(), &claim, None);
+                self.answer(&asked, claims::Verdict::Unknown);
+            }
             Way::Claim(claim) => {
                 let (member, asking) = (self.clone(), proposer.clone());
                 proposer.spawn(async move { member.agree(&asking, &asked, claim).await });
@@ -288,9 +298,10 @@ impl Member {
         }
     }
 
-    /// Proposes a claim until it has an answer, and tells the shard: in time, or that it is not known.
+    /// Proposes a claim, and tells the shard: in time, or that it is not known. Then nobody waits for it any more, and it
+    /// must not be granted later, when the client is elsewhere.
     async fn agree(&self, proposer: &Proposer, asked: &claims::Claim, claim: Claim) {
-        let entry = Entry::Claim(claim.clone());
+        let mut entry = Entry::Claim(claim.clone());
         let mut is_answered = false;
         loop {
             match proposer.propose(&entry, self.claim_max).await {
@@ -303,10 +314,14 @@ impl Member {
                         log::warn!(client = &*asked.client_id, error:% = error; "a client id was not agreed on in time");
                         self.answer(asked, claims::Verdict::Unknown);
                         is_answered = true;
+                        entry = Entry::Unclaimed {
+                            node: claim.node,
+                            boot: claim.boot,
+                            number: claim.number,
+                        };
                     }
                 }
             }
-            // it may be granted yet
             tokio::time::sleep(RETRY).await;
             if lock(&self.clients).boot() != Some(claim.boot) {
                 return;
@@ -402,6 +417,11 @@ impl Member {
     fn handle_event(&self, event: CoreEvent) {
         match event {
             CoreEvent::Begun { boot, ended } => {
+                // its death may have been in a snapshot, which has only what is alive
+                let before = lock(&self.clients).boot();
+                if let Some(before) = before.filter(|before| *before != boot) {
+                    self.is_dead(before);
+                }
                 lock(&self.clients).begin(boot);
                 for (client_id, epoch) in ended {
                     self.end_session(&client_id, epoch);
@@ -414,7 +434,10 @@ impl Member {
                 let index = self.exchange.apply(applied.index, &applied.outputs);
                 self.has_applied(index);
             }
-            CoreEvent::Lease(_) => self.may_open(|waiting| waiting.has_lease = true),
+            CoreEvent::Lease(until_ns) => {
+                self.lease.extend(until_ns);
+                self.may_open(|waiting| waiting.has_lease = true);
+            }
             CoreEvent::Said(_) => self.may_open(|waiting| waiting.has_said = true),
             CoreEvent::Settled(ticket) => self.exchange.settled(ticket),
             CoreEvent::Out(why) => {

@@ -120,6 +120,7 @@ impl Broker {
         let to_others = lanes.iter().flat_map(|lanes| lanes.senders.clone());
         let to_others: Vec<_> = to_others.collect();
         let claims = lanes.as_ref().map(|lanes| lanes.claims.clone());
+        let lease = lanes.as_ref().map(|lanes| lanes.lease.clone());
         let mut starting = Vec::new();
         let parts = (0..config.shards).zip(receivers).zip(restored);
         for ((number, inbox), restored) in parts {
@@ -133,6 +134,7 @@ impl Broker {
                 auth,
                 store,
                 claims: claims.clone(),
+                lease: lease.clone(),
                 events: None,
                 inbox,
                 shards: lanes_of.collect(),

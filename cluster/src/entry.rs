@@ -215,6 +215,15 @@ pub enum Entry {
     },
     /// A client id is claimed.
     Claim(Claim),
+    /// Nobody waits for a claim any more: it is void, unless it was judged before.
+    Unclaimed {
+        /// Whose.
+        node: NodeId,
+        /// Of which start.
+        boot: Boot,
+        /// The claim's.
+        number: u64,
+    },
     /// A start of a node is over: nobody has heard of it.
     NodeDead {
         /// Whose.

@@ -9,6 +9,7 @@ use corqtt_port::claims::{Claim, Said, Told, Verdict};
 
 use crate::connect::{Admitted, OTHER_USER, Pending};
 use crate::extended::connect_of;
+use crate::lanes::Waiter;
 use crate::shard::Shard;
 use crate::wires::{Close, NONE, Stage, Why};
 
@@ -102,7 +103,12 @@ impl Shard {
                 if let Some(session) = self.sessions.find(&client_id) {
                     self.drop_session(session);
                 }
-                self.say(Said::Dropped { client_id, epoch });
+                self.dropping.push_back((client_id, epoch));
+                if self.keeping.records && self.keeping.lags() {
+                    self.keeping.wait(Waiter::Dropped);
+                } else {
+                    self.drop_is_kept();
+                }
             }
             Told::Over { number } => {
                 let slots = (0..).zip(&self.sessions.slots);
@@ -115,6 +121,13 @@ impl Shard {
                     self.close_taken(session);
                 }
             }
+        }
+    }
+
+    /// No store has the first of those sessions any more.
+    pub(crate) fn drop_is_kept(&mut self) {
+        if let Some((client_id, epoch)) = self.dropping.pop_front() {
+            self.say(Said::Dropped { client_id, epoch });
         }
     }
 

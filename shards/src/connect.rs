@@ -523,7 +523,9 @@ impl Shard {
         let of_session = &mut self.sessions.slots[session as usize];
         // one that goes on was held before, if only for as long as this connection
         of_session.is_held = claimed && (persistent || of_session.is_held);
-        let state = &mut of_session.session;
+        // a claim may have ended a session before this was told of it
+        ended |= claimed && connect.clean_start && self.keeping.lags();
+        let state = &mut self.sessions.slots[session as usize].session;
         if self.keeping.records && (persistent || ended || state.is_kept()) {
             if persistent {
                 state.keep();

@@ -25,6 +25,8 @@ use crate::wires::{Close, Connection, Flushed, NONE, Stage, Why};
 
 /// After our goodbye, how long a client may take to close before we do (ms).
 const LINGER_MS: u64 = 2000;
+/// Of a PUBLISH: it has a QoS above 0.
+const QOS_BITS: u8 = 0x06;
 /// Acknowledgements that may wait in a session before its connection is no longer read; clients of 5.0 are held to
 /// Receive Maximum anyway.
 const ACKS_WAITING_MAX: usize = 16 * 1024;
@@ -499,9 +501,9 @@ impl Shard {
                     return Decoded::Gone;
                 }
             };
-            if self.publish_rates.are_limited()
-                && packet.packet_type() == PUBLISH
-                && !self.may_publish(slot)
+            if packet.packet_type() == PUBLISH
+                && (packet.flags() & QOS_BITS != 0 && !self.may_match(slot)
+                    || self.publish_rates.are_limited() && !self.may_publish(slot))
             {
                 return Decoded::Stopped(used);
             }
@@ -739,7 +741,7 @@ impl Shard {
     /// `[MQTT-3.1.2-7]`.
     pub(crate) fn end_session(&mut self, session: u32) {
         let slot = &mut self.sessions.slots[session as usize];
-        if slot.is_held {
+        if slot.is_held || slot.number > 0 {
             let (client_id, number) = (slot.client_id(), slot.number);
             self.say(Said::Ended { client_id, number });
         }

@@ -18,9 +18,10 @@ use crate::shard::{Ports, Shard};
 /// Registered buffers of an executor (bytes): the shard does its own I/O, and the default is 10 MiB.
 const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 128;
-/// Looks at the epoll set before waiting for it in io_uring: one costs a tenth of a wait, and under load something has
-/// come meanwhile.
-const LOOKS: usize = 4;
+const NO_WAIT: Duration = Duration::ZERO;
+/// The first part of a wait is in `epoll_wait`, and only what is longer is the executor's: its park and wake cost the CPU
+/// of ten such waits, and under load something comes sooner.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
 /// An executor looks at its timers at least this often while it has nothing else to do.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -152,7 +153,7 @@ fn run_epoll(me: ShardId, config: Arc<Config>, ports: Ports, cpu: Option<usize>,
         return;
     };
     while !shard.is_finished() {
-        let wait = shard.arm();
+        let wait = if shard.arm() { None } else { Some(NO_WAIT) };
         shard
             .poll_kernel(wait)
             .expect("the shard's own epoll descriptor is open");
@@ -200,21 +201,16 @@ fn run_glommio(me: ShardId, config: Arc<Config>, ports: Ports, cpu: Option<usize
         .detach();
         while !shard.is_finished() {
             let wait = shard.arm();
-            for _ in 0..LOOKS {
-                shard
-                    .poll_kernel(false)
-                    .expect("the shard's own epoll descriptor is open");
-                if !wait || shard.has_events() {
-                    break;
-                }
-            }
+            shard
+                .poll_kernel(Some(if wait { FIRST_WAIT } else { NO_WAIT }))
+                .expect("the shard's own epoll descriptor is open");
             if wait && !shard.has_events() {
                 epoll
                     .readable()
                     .await
                     .expect("the shard's own epoll descriptor is open");
                 shard
-                    .poll_kernel(false)
+                    .poll_kernel(Some(NO_WAIT))
                     .expect("the shard's own epoll descriptor is open");
             } else {
                 glommio::yield_if_needed().await;

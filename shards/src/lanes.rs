@@ -110,6 +110,8 @@ pub(crate) enum Waiter {
     },
     /// The next operator who waits for a ban.
     Ban,
+    /// The cluster, of the next session that was ended elsewhere.
+    Dropped,
 }
 
 /// The stream to one other shard.

@@ -26,6 +26,7 @@ mod extended;
 mod keeping;
 mod lanes;
 mod layers;
+mod lease;
 mod limits;
 mod listener;
 mod memory;

@@ -37,6 +37,8 @@ pub enum Limited {
     MemoryReads,
     /// A connection is not read for a moment: its client published too much in this second.
     PublishRate,
+    /// A connection is not read: this node is cut off from its cluster, and its client published with QoS 1 or 2.
+    Lease,
     /// A SUBSCRIBE got 0x97 for a filter: the client has too many.
     Subscriptions,
     /// A message was not retained: there are too many.
@@ -55,7 +57,7 @@ pub enum Limited {
 
 impl Limited {
     /// All reasons with their names in metrics and in the log; where it is a setting's, that of its key.
-    pub const REASONS: [(Self, &'static str); 16] = [
+    pub const REASONS: [(Self, &'static str); 17] = [
         (Self::Connections, "connections"),
         (Self::ListenerConnections, "max-connections"),
         (Self::ConnectionsPerIp, "connections-per-ip"),
@@ -65,6 +67,7 @@ impl Limited {
         (Self::MemoryConnections, "memory-max-connection"),
         (Self::MemoryReads, "memory-max-read"),
         (Self::PublishRate, "publish-rate"),
+        (Self::Lease, "lease"),
         (Self::Subscriptions, "subscriptions"),
         (Self::RetainedMessages, "retained-messages"),
         (Self::RetainedBytes, "retained-bytes"),

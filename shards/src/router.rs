@@ -575,6 +575,7 @@ impl Shard {
                     }
                 }
                 Waiter::Ban => self.ban_is_kept(),
+                Waiter::Dropped => self.drop_is_kept(),
                 Waiter::Receipt(_) => {}
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use corqtt_port::ConnectionKey;
 use corqtt_port::auth::Auth;
-use corqtt_port::claims::Said;
+use corqtt_port::claims::{Lease, Said};
 use corqtt_port::events::Event;
 use corqtt_port::lane::{Receiver, Sender};
 use corqtt_port::store::Store;
@@ -90,6 +90,8 @@ pub struct Ports {
     pub store: Box<dyn Store>,
     /// Who knows whose a client id is; `None`: there is no cluster.
     pub claims: Option<Sender<Said>>,
+    /// How long the tables may be trusted; `None`: there is no cluster.
+    pub lease: Option<Arc<Lease>>,
     /// Who wants to know what happens.
     pub events: Option<Sender<Event>>,
     /// Everything that arrives.
@@ -175,6 +177,11 @@ pub struct Shard {
     pub(crate) keeping: Keeping,
     pub(crate) bans: Bans,
     pub(crate) claims: Option<Sender<Said>>,
+    pub(crate) lease: Option<Arc<Lease>>,
+    /// Sessions that were ended elsewhere, by which claim, and that a store may still have.
+    pub(crate) dropping: VecDeque<(Arc<str>, u64)>,
+    /// Connections that are not decoded before the lease is there again.
+    pub(crate) held: Vec<ConnectionKey>,
     pub(crate) events: Option<Sender<Event>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) publish_rates: PublishRates,
@@ -299,6 +306,9 @@ impl Shard {
             bans: Bans::default(),
             keeping: Keeping::new(ports.store, config.lanes(), config.start),
             claims: ports.claims,
+            lease: ports.lease,
+            dropping: VecDeque::new(),
+            held: Vec::new(),
             events: ports.events,
             admission: ports.admission,
             publish_rates: PublishRates::new(config.limits.publishes_per_sec),
@@ -433,21 +443,19 @@ impl Shard {
         }
     }
 
-    /// Asks the kernel what is ready, waiting for it if `wait`. [`Shard::arm`] came before a wait.
+    /// Asks the kernel what is ready, and waits for it at most `wait` (whole milliseconds; `None`: as long as it takes).
+    /// [`Shard::arm`] came before a wait.
     ///
     /// # Errors
     /// If the epoll descriptor is broken, which ends the process.
-    pub fn poll_kernel(&mut self, wait: bool) -> rustix::io::Result<()> {
+    pub fn poll_kernel(&mut self, wait: Option<Duration>) -> rustix::io::Result<()> {
         self.events_buffer.clear();
-        let no_wait = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let timeout = if wait { None } else { Some(&no_wait) };
+        // one that does not fit is as long as any
+        let timeout = wait.and_then(|wait| Timespec::try_from(wait).ok());
         let result = epoll::wait(
             &self.epoll,
             rustix::buffer::spare_capacity(&mut self.events_buffer),
-            timeout,
+            timeout.as_ref(),
         );
         match result {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -751,6 +759,7 @@ impl Shard {
                 Timer::Session(slot) => self.session_timer(slot),
                 Timer::Accept => self.resume_listeners(),
                 Timer::Publish => self.resume_publishers(),
+                Timer::Lease => self.resume_held(),
                 Timer::Sweep => self.sweep(),
             }
         }

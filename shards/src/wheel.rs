@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     Accept,
     /// Connections that wait for publish-rate.
     Publish,
+    /// Connections that wait for the cluster's lease.
+    Lease,
     /// Expiry of retained messages.
     Sweep,
 }

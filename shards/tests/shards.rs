@@ -123,6 +123,7 @@ fn ports(
         auth,
         store,
         claims: None,
+        lease: None,
         events: None,
         inbox,
         shards: inboxes.to_vec(),
@@ -649,7 +650,9 @@ fn settle(shard: &mut Shard) {
         if shard.arm() {
             return;
         }
-        shard.poll_kernel(false).expect("the epoll descriptor");
+        shard
+            .poll_kernel(Some(Duration::ZERO))
+            .expect("the epoll descriptor");
         shard.turn();
     }
     panic!("the shard never waits");
@@ -682,7 +685,9 @@ fn a_shard_waits_when_only_its_clients_can_act() {
         (kinds, client)
     });
     while !reader.is_finished() {
-        shard.poll_kernel(false).expect("the epoll descriptor");
+        shard
+            .poll_kernel(Some(Duration::ZERO))
+            .expect("the epoll descriptor");
         shard.turn();
     }
     let (mut kinds, _client) = reader.join().expect("the reader");

@@ -1,19 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each node tells of the cluster."""
 
-import json
-import http.client
-
-from harness import DEADLINE, Deadline
-
-
-def get(node, path):
-    link = http.client.HTTPConnection(*node.http, timeout=DEADLINE)
-    link.request("GET", path)
-    answer = link.getresponse()
-    body = answer.read()
-    link.close()
-    return answer.status, json.loads(body)
+from harness import Deadline
+from harness.cluster import get
 
 
 def awaited(node, path, fact, what):

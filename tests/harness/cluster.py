@@ -2,12 +2,15 @@
 """Several brokers that are one cluster, on this machine."""
 
 import contextlib
+import http.client
+import json
 import os
 import random
 import socket
 
 import yaml
 
+from . import DEADLINE
 from .broker import SpawnedBroker
 from .redis import store_flags
 from .transport import LOOPBACK
@@ -79,3 +82,13 @@ class Cluster:
     def kill(self):
         for node in self.nodes:
             node.kill()
+
+
+def get(node, path):
+    """Status and JSON of a node's HTTP interface."""
+    link = http.client.HTTPConnection(*node.http, timeout=DEADLINE)
+    link.request("GET", path)
+    answer = link.getresponse()
+    body = answer.read()
+    link.close()
+    return answer.status, json.loads(body)

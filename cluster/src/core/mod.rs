@@ -1189,7 +1189,10 @@ impl Saying {
         for rows in series(own) {
             match self.propose(rows).await {
                 Ok(at) => index = at,
-                Err(over) => return over,
+                Err(over) => {
+                    self.answers = waiting;
+                    return over;
+                }
             }
         }
         self.agreed(index, self.taken);

@@ -159,6 +159,8 @@ pub enum Verdict {
     HeldBy(NodeId),
     /// The client id is another user's.
     OtherUser,
+    /// Nobody waited for it any more.
+    Void,
 }
 
 /// Why an entry did nothing.
@@ -464,6 +466,10 @@ impl Machine {
                 Ok(verdict) => return Answer::Claim(verdict),
                 Err(refusal) => Err(refusal),
             },
+            Entry::Unclaimed { node, boot, number } => match self.unclaimed(node, boot, number) {
+                Ok(verdict) => return Answer::Claim(verdict),
+                Err(refusal) => Err(refusal),
+            },
             Entry::NodeDead { node, boot } => {
                 let known = self.state.nodes.get(&node);
                 if known.is_some_and(|known| known.boot == Some(boot) && !known.is_dead) {
@@ -611,11 +617,19 @@ impl Machine {
         user: Option<CompactString>,
         expiry_secs: u32,
     ) {
-        let ended = self
-            .state
-            .nodes
-            .get(&node)
-            .is_some_and(|row| row.ended.get(&client_id).is_some());
+        let known = self.state.clients.get(&client_id);
+        let is_back = known.filter(|row| row.holder() == Some(node));
+        let back_at = is_back.map(|row| row.epoch);
+        let mut ended = false;
+        if let Some(row) = self.state.nodes.get_mut(&node)
+            && let Some(epoch) = row.ended.get(&client_id).copied()
+        {
+            // the node has claimed it again since
+            ended = back_at.is_none_or(|back_at| back_at < epoch);
+            if !ended {
+                row.ended.remove(&client_id);
+            }
+        }
         let epoch = match self.state.clients.get(&client_id) {
             // the node did not know yet when it said this
             _ if ended => return,
@@ -902,6 +916,16 @@ impl Machine {
             row.claims.insert(number, verdict.clone());
         }
         Ok(verdict)
+    }
+
+    /// A claim is void from now on, or was judged before; its verdict.
+    fn unclaimed(&mut self, node: NodeId, boot: Boot, number: u64) -> Result<Verdict, Refusal> {
+        let row = self.current(node, boot)?;
+        if number < row.answered {
+            return Err(Refusal::Answered);
+        }
+        let verdict = row.claims.entry(number).or_insert(Verdict::Void);
+        Ok(verdict.clone())
     }
 
     fn judge(&mut self, index: u64, claim: Claim) -> Verdict {

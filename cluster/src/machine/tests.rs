@@ -1008,3 +1008,36 @@ fn what_ended_a_session_once_does_not_end_the_next_one() {
     assert_eq!(cluster.machines[0].ended_of(A), []);
     assert_eq!(cluster.machines[0].ended_of(B).len(), 1);
 }
+
+#[test]
+fn a_claim_that_nobody_waits_for_is_not_granted_later() {
+    let mut cluster = Cluster::new();
+    let given_up = claim(A, "c", 1, true, 60);
+    let unclaimed = |number| Entry::Unclaimed {
+        node: A,
+        boot: Boot(1),
+        number,
+    };
+    assert_eq!(cluster.apply(unclaimed(1)), Answer::Claim(Verdict::Void));
+    assert_eq!(
+        cluster.apply(Entry::Claim(given_up)),
+        Answer::Claim(Verdict::Void)
+    );
+    assert_eq!(cluster.machines[0].client("c"), None);
+    // one that was judged before stays as it was
+    let granted = cluster.apply(Entry::Claim(claim(A, "c", 2, true, 60)));
+    assert_eq!(cluster.apply(unclaimed(2)), granted);
+}
+
+#[test]
+fn a_session_that_came_back_is_stated_whatever_ended_it_before() {
+    let mut cluster = Cluster::new();
+    cluster.claim(A, "c", false, 60);
+    cluster.claim(B, "c", true, 60);
+    cluster.claim(A, "c", true, 60);
+    // A has not said that the first one is gone, and starts anew
+    cluster.start(A, 2, &["c"], &[]);
+    let held = cluster.machines[0].client("c").map(ClientRow::holder);
+    assert_eq!(held, Some(Some(A)));
+    assert_eq!(cluster.machines[0].ended_of(A), []);
+}

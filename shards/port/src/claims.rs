@@ -9,10 +9,31 @@
 //! A connection that was let in has a number, greater than those before it on its node.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use corqtt_topics::ShardId;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::ConnectionKey;
+
+/// Until when a node may trust its copy of the cluster's tables. Written by the cluster's thread, read by the shards.
+#[derive(Debug, Default)]
+pub struct Lease(AtomicU64);
+
+impl Lease {
+    /// Until that time of `CLOCK_BOOTTIME` (ns).
+    pub fn extend(&self, until_ns: u64) {
+        self.0.fetch_max(until_ns, Ordering::Release);
+    }
+
+    /// Now; reads the clock.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let now = clock_gettime(ClockId::Boottime);
+        let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        now_ns < self.0.load(Ordering::Acquire)
+    }
+}
 
 /// A CONNECT whose client id is to be its own before it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
+use corqtt_port::claims::Lease;
 use corqtt_port::routes::{Batch, Item, Mark, Publish};
 use corqtt_topics::{Interest, Want};
 
@@ -116,6 +117,10 @@ impl Member {
     }
 
     fn with(setup: Setup, change: impl FnOnce(&mut Config)) -> Self {
+        Self::leased(setup, change, None)
+    }
+
+    fn leased(setup: Setup, change: impl FnOnce(&mut Config), lease: Option<Arc<Lease>>) -> Self {
         let (to_tables, tables) = End::new(setup.shards);
         let ends = (0..NODES).map(|node| End::new(setup.shards + 1 + node));
         let (to_nodes, nodes): (Vec<_>, Vec<_>) = ends.unzip();
@@ -126,6 +131,7 @@ impl Member {
                 change(config);
             },
             |ports| {
+                ports.lease.clone_from(&lease);
                 for lane in [&to_tables].into_iter().chain(&to_nodes) {
                     ports.shards.push(lane.clone());
                     ports.marks.push(lane.clone());
@@ -343,5 +349,32 @@ fn a_groups_message_goes_to_the_node_that_was_chosen_and_stays_there() {
         assert_eq!(member.nodes[0].publish().2, "t");
         assert!(member.nodes[1].is_quiet());
         member.broker.drain(client);
+    });
+}
+
+#[test]
+fn what_would_be_acknowledged_waits_for_the_lease() {
+    each(&SOME, |setup| {
+        let lease = Arc::new(Lease::default());
+        let member = Member::leased(setup, |_| {}, Some(lease.clone()));
+        let mut watcher = member.subscriber("w", "t", 1);
+        let mut client = member.broker.client("c");
+        client.send(&publish_bytes(0x30, "t", 0, b"zero"));
+        assert_eq!(watcher.packet().1, b"\0\x01tzero");
+        client.send(&publish_bytes(0x32, "t", 9, b"one"));
+        client.send(&publish_bytes(0x30, "t", 0, b"behind it"));
+        // others go on, and behind this answer nothing has come of it
+        let mut other = member.broker.client("o");
+        other.send(&publish_bytes(0x30, "t", 0, b"another"));
+        assert_eq!(watcher.packet().1, b"\0\x01tanother");
+        lease.extend(u64::MAX);
+        assert_eq!(client.packet(), (0x40, vec![0, 9]));
+        let (first, body) = watcher.packet();
+        assert_eq!(
+            (first, &body[..3], &body[5..]),
+            (0x32, &b"\0\x01t"[..], &b"one"[..])
+        );
+        assert_eq!(watcher.packet().1, b"\0\x01tbehind it");
+        member.broker.drain((client, watcher, other));
     });
 }

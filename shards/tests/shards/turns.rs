@@ -38,7 +38,9 @@ impl Hand {
         let (reply, replies) = lane::blocking();
         let (id, ask) = (0, Ask::Numbers);
         self.inbox.push(ToShard::Admin(Query { id, ask, reply }));
-        self.shard.poll_kernel(false).expect("the epoll descriptor");
+        self.shard
+            .poll_kernel(Some(Duration::ZERO))
+            .expect("the epoll descriptor");
         self.shard.turn();
         let mut all = Vec::new();
         replies.wait(&mut all, Some(DEADLINE));

@@ -89,7 +89,9 @@ fn a_will_that_its_client_may_not_publish_any_more_is_not_sent() {
             }
         });
         while !clients.is_finished() {
-            shard.poll_kernel(false).expect("the epoll descriptor");
+            shard
+                .poll_kernel(Some(Duration::ZERO))
+                .expect("the epoll descriptor");
             shard.turn();
         }
         clients.join().expect("the clients");
