@@ -218,7 +218,7 @@ impl Shard {
                     "the topic of its will has too many levels",
                 );
             }
-            if will.topic.as_str().starts_with("$SYS") {
+            if corqtt_topics::is_system(will.topic.as_str()) {
                 return refused(ReasonCode::NOT_AUTHORIZED, "its will is for $SYS");
             }
         }

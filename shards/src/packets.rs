@@ -23,11 +23,15 @@ use crate::wills::Wills;
 use crate::wires::{Close, Stage, Why};
 
 const CONNECT: u8 = 1;
+const CONNACK: u8 = 2;
 const PUBLISH: u8 = 3;
 const PUBACK: u8 = 4;
 const PUBREC: u8 = 5;
 const PUBREL: u8 = 6;
 const PUBCOMP: u8 = 7;
+const SUBACK: u8 = 9;
+const UNSUBACK: u8 = 11;
+const PINGRESP: u8 = 13;
 
 impl Shard {
     /// A whole packet. `rest` are the bytes that begin with it, `size` its own; `whole` is the buffer of a large one.
@@ -59,6 +63,12 @@ impl Shard {
             },
             // [MQTT-3.1.0-2] [MQTT5-3.1.0-2] [MQTT5-3.2.0-2] a second CONNECT, whatever is in it
             CONNECT => self.violation(slot, ReasonCode::PROTOCOL_ERROR, "a second CONNECT"),
+            // whatever is in it
+            CONNACK | SUBACK | UNSUBACK | PINGRESP if frame.flags() == 0 => self.violation(
+                slot,
+                ReasonCode::PROTOCOL_ERROR,
+                "a packet that only a server sends",
+            ),
             _ => match decode(frame, version) {
                 Ok(packet) => self.handle_other(slot, packet),
                 Err(error) => self.malformed(slot, error),
@@ -371,7 +381,10 @@ impl Shard {
         let mut waits = None;
         match kind {
             PUBACK => {
-                let receipt = state.handle_puback(id, reason, &mut self.drops);
+                let receipt = match state.handle_puback(id, reason, &mut self.drops) {
+                    Ok(receipt) => receipt,
+                    Err(broken) => return self.violation(slot, broken.reason, broken.text),
+                };
                 let connection = &mut self.wires.slots[slot as usize];
                 connection.acked = connection.acked.saturating_add(1);
                 if let Some(receipt) = receipt
@@ -382,14 +395,18 @@ impl Shard {
             }
             PUBREC => {
                 let out = self.wires.output(slot);
-                state.handle_pubrec(id, reason, out, &mut self.drops);
+                if let Err(broken) = state.handle_pubrec(id, reason, out, &mut self.drops) {
+                    return self.violation(slot, broken.reason, broken.text);
+                }
             }
             PUBREL => {
                 let out = self.wires.output(slot);
                 waits = state.handle_pubrel(id, out);
             }
             _ => {
-                state.handle_pubcomp(id);
+                if let Err(broken) = state.handle_pubcomp(id) {
+                    return self.violation(slot, broken.reason, broken.text);
+                }
                 let connection = &mut self.wires.slots[slot as usize];
                 connection.acked = connection.acked.saturating_add(1);
             }

@@ -182,8 +182,7 @@ impl Shard {
                 },
             };
             let goes_on = if under_way.unsubscribe {
-                self.unsubscribe_part(slot, under_way, filters);
-                true
+                self.unsubscribe_part(slot, under_way, filters)
             } else {
                 self.subscribe_part(slot, under_way, filters, verdict)
             };
@@ -274,10 +273,13 @@ impl Shard {
                 }
                 _ => None,
             };
-            let checked = match parsed {
-                Ok(_) if denied.is_some() => Err(denied.unwrap_or(ReasonCode::NOT_AUTHORIZED)),
-                Ok(parsed) => self.check_filter(slot, parsed),
-                Err(_) => Err(ReasonCode::TOPIC_FILTER_INVALID),
+            let checked = match (parsed, denied) {
+                (Err(_), _) => {
+                    self.malformed_filter(slot, filter);
+                    return false;
+                }
+                (Ok(_), Some(reason)) => Err(reason),
+                (Ok(parsed), None) => self.check_filter(slot, parsed),
             };
             let filter = match checked {
                 Ok(filter) => filter,
@@ -345,7 +347,20 @@ impl Shard {
         true
     }
 
-    fn unsubscribe_part(&mut self, slot: u32, under_way: &mut Subscribing, filters: &[u8]) {
+    /// A filter that is none `[MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-1] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.7.3-1]
+    /// [MQTT5-4.8.2-1] [MQTT5-4.8.2-2]` ends the connection: 0x80 and 0x8F are for those that are well-formed (section
+    /// 3.9.3). What stands before it in its packet is done.
+    fn malformed_filter(&mut self, slot: u32, filter: &str) {
+        let reason = if filter.starts_with("$share/") {
+            ReasonCode::PROTOCOL_ERROR
+        } else {
+            ReasonCode::MALFORMED_PACKET
+        };
+        self.violation(slot, reason, "a topic filter that is malformed");
+    }
+
+    /// False: the connection is over.
+    fn unsubscribe_part(&mut self, slot: u32, under_way: &mut Subscribing, filters: &[u8]) -> bool {
         let session = self.wires.slots[slot as usize].session;
         let mut named = Vec::new();
         let rest = UnsubscribeFilters::trusted(&filters[under_way.done..]);
@@ -357,8 +372,8 @@ impl Shard {
                 named.push(filter.into());
             }
             let Ok(filter) = TopicFilter::parse(filter) else {
-                under_way.codes.push(ReasonCode::TOPIC_FILTER_INVALID.0);
-                continue;
+                self.malformed_filter(slot, filter);
+                return false;
             };
             // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT5-3.10.4-1] [MQTT5-3.10.4-2]; what the session has begun to send is
             // not touched [MQTT-3.10.4-3] [MQTT5-3.10.4-3]
@@ -390,6 +405,7 @@ impl Shard {
                 filters: named,
             });
         }
+        true
     }
 
     /// Whether the client has room for the answer to so many filters; if not, the connection ends, since there is no

@@ -364,7 +364,8 @@ def reserved(version):
     for topic in ("", "#", "+", "a/#", "a/+/b"):
         yield Case(f"publish-to-{topic or 'nothing'}", version, publish(version, topic), REFUSED)
     for text in ("", "#/a", "a#", "a+", "+a/b", "a/#/b"):
-        yield Case(f"subscribe-{text or 'empty'}", version, subscribe(version, 7, (text, 0)), LOOSE)
+        yield Case(f"subscribe-{text or 'empty'}", version, subscribe(version, 7, (text, 0)), REFUSED)
+        yield Case(f"unsubscribe-{text or 'empty'}", version, unsubscribe(version, 7, text), REFUSED)
 
 
 def property_blocks():

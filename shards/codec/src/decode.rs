@@ -185,8 +185,8 @@ fn connect(mut reader: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
     let (version, bridge) = protocol(&mut reader)?;
     let flags = reader.u8()?;
     let has = |bit: u8| flags & (1 << bit) != 0;
-    // [MQTT-3.1.2-3] [MQTT5-3.1.2-3]
-    if has(0) {
+    // [MQTT-3.1.2-3] [MQTT5-3.1.2-3]; 3.1 does not use it
+    if has(0) && version != Version::V31 {
         return Err(ErrorKind::ReservedBits.into());
     }
     // [MQTT-3.1.2-14] [MQTT5-3.1.2-12]

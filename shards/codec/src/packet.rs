@@ -245,7 +245,7 @@ pub enum RetainHandling {
 
 /// The filters of a SUBSCRIBE with their options, in wire order, borrowed. Iterates over
 /// `(&str, SubscribeOptions)`: UTF-8 and free of NUL is checked, being a valid filter is not
-/// (see [`crate::TopicFilter::parse`]), since that is answered per filter.
+/// (see [`crate::TopicFilter::parse`]), since that is done part by part.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SubscribeFilters<'a> {
     pub(crate) raw: &'a [u8],

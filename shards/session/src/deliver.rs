@@ -10,6 +10,7 @@ use corqtt_codec::{
 
 use crate::alias::OutboundAliases;
 use crate::held::Held;
+use crate::inbound::Violation;
 use crate::journal::{Delivery, Effect};
 use crate::packet_ids::next_id;
 use crate::{Limits, Now, Output, QueueFull, SHARED_PAYLOAD_BYTES_MIN, Session};
@@ -1094,21 +1095,25 @@ impl Session {
     /// PUBACK: the message is the client's, or refused by it, and not sent again to anybody `[MQTT5-4.4.0-2]
     /// [MQTT5-4.8.2-6]`. Unknown ids are ignored: PUBACK has no answer to carry 0x92. The receipt that the message came
     /// with; `None`: there was no such message.
+    ///
+    /// # Errors
+    /// [`Violation`] if the message with this id is of QoS 2.
     #[inline]
     pub fn handle_puback(
         &mut self,
         id: PacketId,
         reason: ReasonCode,
         drops: &mut Drops,
-    ) -> Option<Receipt> {
+    ) -> Result<Option<Receipt>, Violation> {
         match self.outbound.get_mut(id) {
             Some(flight) if flight.qos == QoS::AtLeastOnce => {}
-            _ => return None,
+            Some(flight) if flight.step.was_sent() => return Err(OTHER_ACK),
+            _ => return Ok(None),
         }
         if reason.is_error() {
             drops.count(DropReason::RefusedByClient);
         }
-        self.finish(id)
+        Ok(self.finish(id))
     }
 
     /// The packet id is free again.
@@ -1124,26 +1129,29 @@ impl Session {
 
     /// PUBREC: on success the message is the client's and PUBREL follows `[MQTT-4.3.3-1] [MQTT5-4.3.3-4]`; on an
     /// error the exchange is over `[MQTT5-4.4.0-2] [MQTT5-4.8.2-6]`.
+    ///
+    /// # Errors
+    /// [`Violation`] if the message with this id is of QoS 1.
     pub fn handle_pubrec(
         &mut self,
         id: PacketId,
         reason: ReasonCode,
         out: &mut Output,
         drops: &mut Drops,
-    ) {
+    ) -> Result<(), Violation> {
         let answer = match self.outbound.get_mut(id) {
             Some(flight) if flight.qos == QoS::ExactlyOnce && flight.step.was_sent() => {
                 if reason.is_error() {
                     drops.count(DropReason::RefusedByClient);
                     self.finish(id);
-                    return;
+                    return Ok(());
                 }
                 flight.message = None;
                 flight.extra = Extra::default();
                 let seq = flight.seq;
                 let step = match flight.step {
                     // PUBREL will come
-                    Step::Releasing | Step::ReleasingAgain => return,
+                    Step::Releasing | Step::ReleasingAgain => return Ok(()),
                     // [MQTT5-4.3.3-5] [MQTT5-4.3.3-6] unacknowledged until PUBCOMP, and no PUBLISH any more
                     Step::Published if self.kept => Step::Releasing,
                     Step::PublishDue if self.kept => Step::ReleasingAgain,
@@ -1157,27 +1165,33 @@ impl Session {
                         journal.released(seq);
                         journal.after(Effect::Release(id));
                     }
-                    return;
+                    return Ok(());
                 }
                 ReasonCode::SUCCESS
             }
-            _ if reason.is_error() => return,
+            Some(flight) if flight.step.was_sent() => return Err(OTHER_ACK),
+            _ if reason.is_error() => return Ok(()),
             // [MQTT5-3.6.2-1] section 3.6.2.1: the id is not known
             _ => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
         // [MQTT-2.3.1-6] [MQTT5-2.2.1-5] the id is the same; [MQTT-4.6.0-4] [MQTT5-4.6.0-4] at once, so in the order of the
         // PUBRECs
         encode_ack(PUBREL, id, answer, self.version, out.bytes_mut());
+        Ok(())
     }
 
-    /// PUBCOMP: the packet id is free, once that is kept.
-    pub fn handle_pubcomp(&mut self, id: PacketId) -> bool {
+    /// PUBCOMP: the packet id is free, once that is kept. Whether there was such a message.
+    ///
+    /// # Errors
+    /// [`Violation`] if the message with this id has had no PUBREL.
+    pub fn handle_pubcomp(&mut self, id: PacketId) -> Result<bool, Violation> {
         let flight = match self.outbound.get_mut(id) {
             Some(flight) if flight.step.is_released() => flight,
-            _ => return false,
+            Some(flight) if flight.step.was_sent() => return Err(OTHER_ACK),
+            _ => return Ok(false),
         };
         if !self.kept {
-            return self.finish(id).is_some();
+            return Ok(self.finish(id).is_some());
         }
         let (seq, counted) = (flight.seq, flight.step.counts());
         flight.step = Step::Freeing;
@@ -1186,9 +1200,16 @@ impl Session {
             journal.dequeued(seq);
             journal.after(Effect::Free(id));
         }
-        true
+        Ok(true)
     }
 }
+
+/// `[MQTT-4.8.0-1] [MQTT5-4.13.1-1]` An id that is in flight, in another exchange or another step of it; unknown ids are
+/// none (sections 3.6.2.1 and 4.3.3 of 5.0).
+const OTHER_ACK: Violation = Violation::new(
+    ReasonCode::PROTOCOL_ERROR,
+    "an acknowledgement of another kind than its message has next",
+);
 
 /// While memory is full, a client for which more than this waits is slow. What one turn writes is offered to the kernel
 /// before it is so much.

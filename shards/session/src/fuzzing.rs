@@ -302,18 +302,13 @@ impl World {
             ReasonCode::SUCCESS
         };
         let before = self.session.inflight_len();
-        match input.below(3) {
-            0 => {
-                self.session.handle_puback(id, reason, &mut self.drops);
-            }
-            1 => {
-                self.session
-                    .handle_pubrec(id, reason, &mut self.out, &mut self.drops);
-            }
-            _ => {
-                self.session.handle_pubcomp(id);
-            }
-        }
+        let (out, drops) = (&mut self.out, &mut self.drops);
+        let refused = match input.below(3) {
+            0 => self.session.handle_puback(id, reason, drops).is_err(),
+            1 => self.session.handle_pubrec(id, reason, out, drops).is_err(),
+            _ => self.session.handle_pubcomp(id).is_err(),
+        };
+        assert!(!refused || self.session.inflight_len() == before);
         if self.session.inflight_len() < before {
             self.open_publishes.remove(&id.value());
         }

@@ -51,20 +51,41 @@ fn qos_2_is_in_flight_until_pubcomp() {
 }
 
 #[test]
-fn acknowledgements_of_another_step_change_nothing() {
+fn acknowledgements_of_another_step_are_violations_and_change_nothing() {
+    // [MQTT-4.8.0-1] [MQTT5-4.13.1-1]
     let mut bench = Bench::persistent(Version::V5);
     bench.deliver(b'1', AtLeastOnce);
     bench.deliver(b'2', ExactlyOnce);
     bench.sent();
-    assert!(!bench.puback(2), "PUBACK for QoS 2");
-    assert!(!bench.pubcomp(2), "PUBCOMP before PUBREC");
-    assert!(!bench.pubcomp(1), "PUBCOMP for QoS 1");
-    assert!(!bench.puback(9), "unknown id");
-    // 0x92 packet identifier not found (section 3.6.2.1)
-    let unknown = [0x62, 3, 0, 1, 0x92];
-    assert_eq!(bench.pubrec(1, ReasonCode::SUCCESS), unknown);
+    let puback = |bench: &mut Bench, of| {
+        let drops = &mut bench.drops;
+        let handled = bench
+            .session
+            .handle_puback(id(of), ReasonCode::SUCCESS, drops);
+        handled.map_err(|broken| broken.reason)
+    };
+    let pubcomp = |bench: &mut Bench, of| {
+        let handled = bench.session.handle_pubcomp(id(of));
+        handled.map_err(|broken| broken.reason)
+    };
+    let wrong = ReasonCode::PROTOCOL_ERROR;
+    assert_eq!(puback(&mut bench, 2), Err(wrong), "PUBACK for QoS 2");
+    assert_eq!(pubcomp(&mut bench, 2), Err(wrong), "before PUBREC");
+    assert_eq!(pubcomp(&mut bench, 1), Err(wrong), "PUBCOMP for QoS 1");
+    let Bench {
+        session,
+        out,
+        drops,
+        ..
+    } = &mut bench;
+    let pubrec = session.handle_pubrec(id(1), ReasonCode::SUCCESS, out, drops);
+    assert!(pubrec.is_err(), "PUBREC for QoS 1");
+    assert_eq!(puback(&mut bench, 9), Ok(None), "unknown id");
+    assert_eq!(bench.sent(), b"");
     assert_eq!(bench.session.inflight_len(), 2);
     assert_eq!(bench.session.unacked, 2);
+    bench.pubrec(2, ReasonCode::SUCCESS);
+    assert_eq!(puback(&mut bench, 2), Err(wrong), "behind PUBREC");
 }
 
 #[test]
@@ -101,7 +122,7 @@ fn an_error_of_the_client_ends_the_message() {
         bench
             .session
             .handle_puback(id(1), refused, &mut bench.drops)
-            .is_some()
+            .is_ok_and(|receipt| receipt.is_some())
     );
     assert_eq!(bench.pubrec(2, refused), b"");
     assert_eq!(bench.session.inflight_len(), 0);

@@ -194,7 +194,7 @@ fn qos_1_does_not_wait_and_gives_its_receipt_back() {
     let given = bench
         .session
         .handle_puback(id(1), ReasonCode::SUCCESS, &mut bench.drops);
-    assert_eq!(given, Some(receipt));
+    assert_eq!(given, Ok(Some(receipt)));
     assert_eq!(kept.changes(), ["-1"]);
 }
 

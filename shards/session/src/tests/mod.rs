@@ -178,17 +178,19 @@ impl Bench {
     fn puback(&mut self, packet_id: u16) -> bool {
         self.session
             .handle_puback(id(packet_id), ReasonCode::SUCCESS, &mut self.drops)
-            .is_some()
+            .is_ok_and(|receipt| receipt.is_some())
     }
 
     fn pubrec(&mut self, packet_id: u16, reason: ReasonCode) -> Vec<u8> {
-        self.session
-            .handle_pubrec(id(packet_id), reason, &mut self.out, &mut self.drops);
+        let handled =
+            self.session
+                .handle_pubrec(id(packet_id), reason, &mut self.out, &mut self.drops);
+        assert_eq!(handled, Ok(()));
         self.sent()
     }
 
     fn pubcomp(&mut self, packet_id: u16) -> bool {
-        self.session.handle_pubcomp(id(packet_id))
+        self.session.handle_pubcomp(id(packet_id)) == Ok(true)
     }
 
     fn pubrel(&mut self, packet_id: u16) -> Vec<u8> {

@@ -357,12 +357,15 @@ impl World {
         let outward = &mut self.outward;
         match first {
             PUBACK => assert!(outward.puback(id)),
-            PUBREC => outward.session.handle_pubrec(
-                super::id(id),
-                ReasonCode::SUCCESS,
-                &mut outward.out,
-                &mut outward.drops,
-            ),
+            PUBREC => {
+                let handled = outward.session.handle_pubrec(
+                    super::id(id),
+                    ReasonCode::SUCCESS,
+                    &mut outward.out,
+                    &mut outward.drops,
+                );
+                assert_eq!(handled, Ok(()));
+            }
             _ => assert!(outward.pubcomp(id)),
         }
     }

@@ -240,11 +240,7 @@ fn what_sessions_hold_is_known_to_the_byte_and_given_back() {
     assert_eq!(bench.pump(), 10);
     assert_eq!(crate::held_bytes(), full, "in flight they are held too");
     for id in 1..=10 {
-        bench.session.handle_puback(
-            PacketId::new(id).expect("not 0"),
-            ReasonCode::SUCCESS,
-            &mut bench.drops,
-        );
+        assert!(bench.puback(id));
     }
     assert_eq!(crate::held_bytes(), before);
     bench.close();
