@@ -8,6 +8,7 @@
 #   scripts/bench.sh --quick          runs of a second, three rounds
 #   scripts/bench.sh p2p-qos0 idle    only these lines (`corqtt-bench suite --list` names them)
 #   scripts/bench.sh two-shards       only two shards against one
+#   scripts/bench.sh filters          only a million filters: memory, and time of a match
 #   scripts/bench.sh --json=FILE      other flags of `corqtt-bench suite` pass through
 
 set -euo pipefail
@@ -88,7 +89,7 @@ for argument in "$@"; do
     esac
 done
 
-if [ "${1:-}" != two-shards ]; then
+if [ "${1:-}" != two-shards ] && [ "${1:-}" != filters ]; then
     "$release/corqtt-bench" suite "$@" --baseline=mosquitto --floor=relay --ca="$dir/ca.pem" \
         --spawn="$mosquitto=mosquitto -c $dir/mosquitto.conf" \
         --spawn="corqtt-epoll=$corqtt --runtime=epoll --shards=1 --cpus=0" \
@@ -103,5 +104,9 @@ if [ "$named" = no ] || [ "${1:-}" = two-shards ]; then
             --spawn="one-shard=$corqtt --runtime=$runtime --shards=1 --cpus=0" \
             --spawn="two-shards=$corqtt --runtime=$runtime --shards=2 --cpus=0,1" || status=$?
     done
+fi
+if [ "$named" = no ] || [ "${1:-}" = filters ]; then
+    # with all shards that the limit speaks of
+    cargo bench --quiet --package corqtt-topics --bench matching -- exact-1m remote-1 remote-3 || status=$?
 fi
 exit "$status"

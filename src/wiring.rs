@@ -467,11 +467,28 @@ fn config(settings: &Settings, certificates: &mut Vec<Shown>) -> anyhow::Result<
         },
         session: session_limits(settings),
         limits: limits(&settings.limits, descriptors),
-        strategy: Strategy::RoundRobin,
+        strategy: strategy(settings.shared.strategy),
+        group_strategies: settings
+            .shared
+            .groups
+            .iter()
+            .map(|(group, of)| (group.clone(), strategy(*of)))
+            .collect(),
         hash_seed: random::draw()?,
         stamp_base: 0,
         start: 0,
     })
+}
+
+const fn strategy(of: settings::GroupStrategy) -> Strategy {
+    match of {
+        settings::GroupStrategy::RoundRobin => Strategy::RoundRobin,
+        settings::GroupStrategy::Random => Strategy::Random,
+        settings::GroupStrategy::Sticky => Strategy::Sticky,
+        settings::GroupStrategy::HashClient => Strategy::HashClient,
+        settings::GroupStrategy::HashTopic => Strategy::HashTopic,
+        settings::GroupStrategy::LocalFirst => Strategy::LocalFirst,
+    }
 }
 
 /// Raises the soft limit of file descriptors to the hard one; returns what holds then.

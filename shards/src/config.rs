@@ -237,6 +237,8 @@ pub struct Config {
     pub limits: Limits,
     /// How shared groups choose.
     pub strategy: Strategy,
+    /// Those that choose otherwise, by name.
+    pub group_strategies: Vec<(String, Strategy)>,
     /// Same for all shards, drawn at start or kept by the store: client ids cannot be aimed at a shard.
     pub hash_seed: u64,
     /// What the stamps of retained messages begin with (ns): above all that a store has.

@@ -125,6 +125,7 @@ impl Shard {
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let owner = self.sessions.hash(client_id) % u64::from(self.config.shards);
         if owner != u64::from(self.me.0) {
+            log::debug!(client = client_id, from = self.me.0, to = owner; "client goes to its shard");
             return self.hand_over_socket(slot, owner, rest);
         }
         if let Err(limit) = self.memory_for_client(client_id) {

@@ -283,13 +283,17 @@ impl Shard {
         let (now, _) = clocks();
         let mut seed = [0u8; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        let mut topics = Partition::new(me, config.lanes(), config.hash_seed, config.strategy);
+        for (group, strategy) in &config.group_strategies {
+            topics.set_group_strategy(group, *strategy);
+        }
         let mut shard = Self {
             me,
             now,
             wires: Wires::default(),
             sessions: Sessions::new(config.hash_seed),
             methods: HashMap::new(),
-            topics: Partition::new(me, config.lanes(), config.hash_seed, config.strategy),
+            topics,
             retained: Retained::new(),
             lanes: ports.shards.into_iter().map(Lane::new).collect(),
             marks: ports.marks,

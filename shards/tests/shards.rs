@@ -85,6 +85,7 @@ fn config(setup: Setup, change: impl FnOnce(&mut Config)) -> Arc<Config> {
         session: corqtt_session::Limits::default(),
         limits: Limits::default(),
         strategy: Strategy::RoundRobin,
+        group_strategies: Vec::new(),
         hash_seed: 0x5EED,
         stamp_base: 0,
         start: 0,
@@ -205,8 +206,13 @@ impl Broker {
                 payload: payload.into(),
             })
         });
+        self.order(Ask::System(messages.collect()));
+    }
+
+    /// Orders the first shard to do something, and waits until it has.
+    fn order(&self, ask: Ask) {
         let (reply, replies) = lane::blocking();
-        let (id, ask) = (0, Ask::System(messages.collect()));
+        let id = 0;
         self.inboxes[0].push(ToShard::Admin(Query { id, ask, reply }));
         let mut answers = Vec::new();
         replies.wait(&mut answers, Some(DEADLINE));
@@ -753,6 +759,8 @@ fn a_listener_pauses_without_descriptors_and_goes_on() {
 mod bans;
 #[path = "shards/commits.rs"]
 mod commits;
+#[path = "shards/events.rs"]
+mod events;
 #[path = "shards/limits.rs"]
 mod limits;
 #[path = "shards/nodes.rs"]

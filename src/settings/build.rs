@@ -4,14 +4,16 @@
 //! Values that could not be read have left a problem and count as not named here, so building always comes to its
 //! end and every problem is found in one run.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::choices::{
-    AuthSource, AuthWay, BridgeWay, Leave, ListenerKind, LogFormat, LogOutput, MinorityPublish,
-    OutboxFull, QueueFull, RaftBootstrap, Runtime, StorageWay, TlsVersion,
+    AuthSource, AuthWay, BridgeWay, Choice, GroupStrategy, Leave, ListenerKind, LogFormat,
+    LogOutput, MinorityPublish, OutboxFull, QueueFull, RaftBootstrap, Runtime, StorageWay,
+    TlsVersion,
 };
 use super::error::Problem;
 use super::layers::{Named, Origin, Values};
@@ -20,7 +22,7 @@ use super::value::{Address, Level, Secret, Value};
 use super::{
     AuthSettings, BridgeSettings, Capabilities, ClusterSettings, Compatibilities,
     DashboardSettings, HttpSettings, Limit, LimitSettings, ListenerSettings, ListenerSocket,
-    LogSettings, Missing, Notice, RedisSettings, Rotation, Settings, SettingsError,
+    LogSettings, Missing, Notice, RedisSettings, Rotation, Settings, SettingsError, SharedSettings,
     StorageSettings, StorageSync, TlsSettings, shared_addresses,
 };
 
@@ -52,6 +54,7 @@ impl Builder<'_> {
         let http = self.http(&auth, &mut missing);
         let bridge = self.bridge();
         let cluster = self.cluster(&node_name);
+        let shared = self.shared();
         let limits = self.limits();
         let log = self.log();
         let values = self.values;
@@ -71,6 +74,7 @@ impl Builder<'_> {
             leave: Leave::nth(values.choice("leave").unwrap_or_default()),
             listeners,
             http,
+            shared,
             limits,
             capabilities: capabilities(values),
             compatibilities: compatibilities(values),
@@ -644,6 +648,28 @@ impl Builder<'_> {
             })
         };
         named.or(by_grpc).unwrap_or_else(above_gossip)
+    }
+
+    fn shared(&mut self) -> SharedSettings {
+        let values = self.values;
+        let mut groups = BTreeMap::new();
+        for (group, word) in values.map("mqtt.shared.groups") {
+            let choices = GroupStrategy::CHOICES;
+            if let Some(nth) = choices.iter().position(|choice| choice.name() == word) {
+                groups.insert(group, GroupStrategy::nth(nth));
+            } else if let Some(named) = values.named("mqtt.shared.groups") {
+                let names = choices.iter().map(Choice::name);
+                let names = names.collect::<Vec<_>>().join(", ");
+                self.problems.push(named.origin.problem(format_args!(
+                    "group {group}: {word:?} is no strategy; expected one of {names}"
+                )));
+            }
+        }
+        let strategy = values.choice("mqtt.shared.strategy").unwrap_or_default();
+        SharedSettings {
+            strategy: GroupStrategy::nth(strategy),
+            groups,
+        }
     }
 
     fn limits(&mut self) -> LimitSettings {

@@ -127,6 +127,22 @@ choices! {
 }
 
 choices! {
+    /// How a shared group chooses the member for a message.
+    pub GroupStrategy {
+        RoundRobin = "round-robin",
+        Random = "random",
+        /// The same member until it goes.
+        Sticky = "sticky",
+        /// By the publisher.
+        HashClient = "hash-client",
+        /// By the topic.
+        HashTopic = "hash-topic",
+        /// Members near the publisher first.
+        LocalFirst = "local-first",
+    }
+}
+
+choices! {
     /// What happens to a message for a peer whose outbox is full.
     pub OutboxFull {
         Refuse = "refuse",

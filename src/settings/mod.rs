@@ -34,8 +34,8 @@ use std::time::Duration;
 use crate::args::Args;
 
 pub use choices::{
-    AuthSource, AuthWay, BridgeWay, Leave, LogFormat, MinorityPublish, OutboxFull, QueueFull,
-    RaftBootstrap, Runtime, StorageWay, TlsVersion,
+    AuthSource, AuthWay, BridgeWay, GroupStrategy, Leave, LogFormat, MinorityPublish, OutboxFull,
+    QueueFull, RaftBootstrap, Runtime, StorageWay, TlsVersion,
 };
 pub use document::{help, manual, reference};
 pub use error::{Problem, SettingsError};
@@ -59,6 +59,7 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     /// None: off.
     pub http: Option<HttpSettings>,
+    pub shared: SharedSettings,
     pub limits: LimitSettings,
     pub capabilities: Capabilities,
     pub compatibilities: Compatibilities,
@@ -191,6 +192,15 @@ pub enum Limit {
     Derived,
     None,
     Max(u64),
+}
+
+/// How shared groups choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedSettings {
+    /// Of those that are not named.
+    pub strategy: GroupStrategy,
+    /// By name.
+    pub groups: BTreeMap<String, GroupStrategy>,
 }
 
 /// Limits of the whole node and of each client; None is no limit.

@@ -5,9 +5,9 @@
 //! Rows stand in the order of the documentation; rows of one YAML block stand together.
 
 use super::choices::{
-    AuthSource, AuthWay, BridgeWay, DISCOVERY_WAYS, Leave, ListenerKind, LogFormat, LogOutput,
-    MinorityPublish, OutboxFull, QueueFull, RAFT_IMPLS, RaftBootstrap, Runtime, StorageWay,
-    TlsVersion,
+    AuthSource, AuthWay, BridgeWay, DISCOVERY_WAYS, GroupStrategy, Leave, ListenerKind, LogFormat,
+    LogOutput, MinorityPublish, OutboxFull, QueueFull, RAFT_IMPLS, RaftBootstrap, Runtime,
+    StorageWay, TlsVersion,
 };
 use super::parts::Part;
 use super::value::{Kind, Unit};
@@ -235,6 +235,10 @@ pub(super) const ROWS: &[Row] = &[
         "what identifies a client on this listener").values_need(WITH_CREDENTIALS),
     key("mqtt.listeners[].allowed-origins", Kind::Texts, Preset::None, "Origins of browsers that may use WebSocket here")
         .needs(&[Part::WebSocket]),
+
+    key("mqtt.shared.strategy", Kind::Choice(GroupStrategy::CHOICES), Is("round-robin"),
+        "how a shared group chooses the member for a message"),
+    key("mqtt.shared.groups", Kind::Map, Preset::None, "strategies of groups by their names, where they differ"),
 
     key("mqtt.limits.connections", COUNT, Derived("the limit of open files less 512"),
         "clients connected at once; 0 = no limit; the same as maximum-clients"),

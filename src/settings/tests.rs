@@ -216,8 +216,30 @@ fn other_value(row: &Row, now: Option<&str>) -> String {
         Kind::Cpus => "[1, 0]".into(),
         Kind::Cidrs => "10.0.0.0/8".into(),
         Kind::Texts => "https://a.example".into(),
-        Kind::Map => "{zone: a}".into(),
+        // a strategy too
+        Kind::Map => "{zone: random}".into(),
     }
+}
+
+#[test]
+fn groups_choose_by_strategies_that_there_are() {
+    let shared = |yaml: &str| resolve(&[], &[], &format!("mqtt: {{shared: {yaml}}}"), Parts::ALL);
+    let settings = shared("{strategy: random, groups: {a: sticky, b: hash-topic}}").expect("good");
+    assert_eq!(settings.shared.strategy, GroupStrategy::Random);
+    let of_groups: Vec<_> = settings.shared.groups.into_iter().collect();
+    assert_eq!(
+        of_groups,
+        [
+            ("a".to_owned(), GroupStrategy::Sticky),
+            ("b".to_owned(), GroupStrategy::HashTopic)
+        ]
+    );
+    let error = shared("{groups: {a: stickey}}").expect_err("there is no such one");
+    let text = error.problems()[0].to_string();
+    assert!(
+        text.contains("group a: \"stickey\" is no strategy; expected one of round-robin, random"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CONNECT and what the broker grants, takes and limits with it."""
 
+import itertools
+import re
+
 import pytest
 
 from harness import V5, V31, V311, unique
@@ -9,6 +12,7 @@ from harness.wire import (
     DISCONNECT,
     PUBACK,
     PUBLISH,
+    PUBREC,
     SUBACK,
     Wire,
     connect,
@@ -17,6 +21,7 @@ from harness.wire import (
     subscribe,
 )
 
+MOVED = re.compile(r"client goes to its shard client=\S+ from=(\d+) to=(\d+)")
 
 def test_new_client_has_no_session(mqtt):
     """[MQTT-3.1.4-4] [MQTT-3.2.2-1] [MQTT5-3.1.4-5] [MQTT5-3.2.2-2]"""
@@ -167,22 +172,38 @@ def answers_by_kind(client):
 
 
 @pytest.mark.parametrize("runtime", ["epoll", "glommio"])
-def test_first_packets_in_one_segment_work_wherever_the_client_lives(spawn, version, runtime):
-    """Of 64 client ids some belong to each shard, so most connections move with bytes already read."""
-    own = spawn(shards=4, runtime=runtime)
-    for _ in range(64):
+@pytest.mark.parametrize("shards", [2, 4])
+def test_first_packets_in_one_segment_work_wherever_the_client_lives(spawn, version, runtime, shards):
+    """Until clients have moved, with bytes already read, from each shard to each other one; others have stayed."""
+    own = spawn(shards=shards, runtime=runtime)
+    missing = set(itertools.permutations(range(shards), 2))
+
+    def note_moves(lines):
+        moves = filter(None, map(MOVED.search, lines))
+        missing.difference_update(tuple(map(int, move.groups())) for move in moves)
+        return True
+
+    for number in range(2000):
+        if not missing:
+            break
+        qos, client_id = number % 3, unique("w")
         client = Wire(own, version)
         topic = unique("t/")
         client.send(
-            connect(version, unique("w")),
-            subscribe(version, 1, (topic, 0)),
-            publish(version, topic, topic.encode()),
+            connect(version, client_id),
+            subscribe(version, 1, (topic, qos)),
+            publish(version, topic, topic.encode(), qos=qos, pid=2 if qos else None),
         )
         assert client.expect(CONNACK).reason == 0
-        answers = answers_by_kind(client)
-        assert answers[SUBACK].codes == [0]
-        assert answers[PUBLISH].payload == topic.encode()
+        answers = {packet.kind: packet for packet in (client.receive() for _ in range(3 if qos else 2))}
+        assert answers[SUBACK].codes == [qos]
+        assert (answers[PUBLISH].payload, answers[PUBLISH].qos) == (topic.encode(), qos)
+        if qos:
+            assert answers[PUBREC if qos == 2 else PUBACK].pid == 2
         client.close()
+        own.await_line("client connected", client_id)
+        own.await_lines(note_moves, "the log is read")
+    assert not missing, "no client went from the first of these shards to the second"
 
 
 def test_a_thousand_clients(mqtt):

@@ -2,6 +2,7 @@
 """SIGTERM: everybody is told, wills are sent, what is under way arrives, and the process ends well."""
 
 import os
+import time
 
 import pytest
 
@@ -111,8 +112,8 @@ def test_queues_are_flushed_to_who_reads_late_and_slowly(spawn, mqtt5, version):
     broker.stop()
 
 
-def test_client_that_reads_nothing_does_not_hold_up_the_end_for_long(spawn):
-    broker = spawn()
+def behind(broker):
+    """A subscriber that has 20 MB to read."""
     subscriber, publisher = Wire(broker, V5), Wire(broker, V5)
     subscriber.connect()
     publisher.connect()
@@ -121,9 +122,30 @@ def test_client_that_reads_nothing_does_not_hold_up_the_end_for_long(spawn):
     for pid in range(1, 101):
         publisher.send(publish(V5, topic, b"x" * 200_000, qos=1, pid=pid))
         assert publisher.expect(PUBACK).pid == pid
+    return subscriber
+
+
+def test_client_that_reads_nothing_does_not_hold_up_the_end_for_long(spawn):
+    broker = spawn()
+    _kept = behind(broker)
     broker.terminate()
     broker.await_line("do not get what waited for them")
     broker.stop()
+
+
+def test_a_slow_reader_does_not_hold_up_the_end_beyond_the_drain_timeout(spawn, mqtt5):
+    """It reads on, so it is not the one above that takes nothing for ten seconds."""
+    broker = spawn(conf="mqtt:\n  limits:\n    drain-timeout: 2s\n")
+    subscriber = behind(broker)
+    started = time.monotonic()
+    broker.terminate()
+    for _ in range(2):
+        # another broker has the clock
+        mqtt5.alarm(1)
+        subscriber.expect_message()
+    broker.await_line("at drain-timeout with connections left")
+    assert broker.wait(6) == 1
+    assert 2 <= time.monotonic() - started < 8
 
 
 def test_stopping_broker_takes_no_connections(spawn):

@@ -4,6 +4,7 @@
 import pytest
 
 from harness import V5, unique
+from harness.client import World
 from harness.wire import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, ack, disconnect, persistent, properties
 
 
@@ -24,6 +25,47 @@ def test_messages_are_spread_over_the_group(mqtt, qos):
     assert sorted(number for each in got for number in each) == list(range(count))
     assert all(got), "a member got nothing"
     assert all(each == sorted(each) for each in got), "[MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT5-4.6.0-5]"
+
+
+STRATEGIES = ("round-robin", "random", "sticky", "hash-client", "hash-topic", "local-first")
+
+
+@pytest.fixture
+def strategic(spawn):
+    """Groups that are named as their strategies; the others are sticky."""
+    groups = "".join(f"      {name}: {name}\n" for name in STRATEGIES)
+    world = World(spawn(shards=4, conf=f"mqtt:\n  shared:\n    strategy: sticky\n    groups:\n{groups}"), V5)
+    yield world
+    world.close()
+
+
+@pytest.mark.parametrize("group", (*STRATEGIES, "another"))
+def test_strategy_of_the_broker_and_of_a_group(strategic, group):
+    """Three members; sixteen publishers, each with a message to each of thirty topics."""
+    members, publishers = ([strategic.connect() for _ in range(count)] for count in (3, 16))
+    for member in members:
+        member.subscribe(shared(strategic, group, "+"), qos=1)
+    topics = [strategic.topic(str(number)) for number in range(30)]
+    sent = [(f"{index} {topic}", topic, publisher) for topic in topics for index, publisher in enumerate(publishers)]
+    for text, topic, publisher in sent:
+        publisher.publish(topic, text.encode(), 1)
+    got = [[each.payload.decode() for each in member.fence(publishers[0])] for member in members]
+    assert sorted(text for texts in got for text in texts) == sorted(text for text, _, _ in sent)
+    if group in ("sticky", "another"):
+        assert sorted(map(len, got)) == [0, 0, len(sent)]
+        return
+    # where each client lives and what its hash is, is drawn anew
+    assert len([texts for texts in got if texts]) > 1, "one member got everything"
+    if group in ("round-robin", "random"):
+        assert all(got), "a member got nothing"
+    if group == "round-robin":
+        # exact for what one shard publishes
+        assert max(map(len, got)) - min(map(len, got)) <= 4
+    # who published, or where to, decides alone
+    kinds = {"hash-client": 0, "hash-topic": 1}
+    if group in kinds:
+        of_members = [{text.split()[kinds[group]] for text in texts} for texts in got]
+        assert sum(map(len, of_members)) == len(set().union(*of_members)), "two members have the same"
 
 
 def test_each_group_gets_its_copy(mqtt):

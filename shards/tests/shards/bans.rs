@@ -4,9 +4,10 @@
 use super::client::connect_bytes;
 use super::*;
 
-/// Asks all shards; their answers.
-fn ask(broker: &Broker, ask: impl Fn() -> Ask) -> Vec<Answer> {
+/// Asks all shards; their answers come late and in any order.
+pub(super) fn ask(broker: &Broker, ask: impl Fn() -> Ask) -> Vec<Answer> {
     let (reply, replies) = lane::blocking();
+    let reply = delaying(reply, 11, false);
     for (id, inbox) in (0..).zip(&broker.inboxes) {
         let (ask, reply) = (ask(), reply.clone());
         inbox.push(ToShard::Admin(Query { id, ask, reply }));
@@ -19,7 +20,7 @@ fn ask(broker: &Broker, ask: impl Fn() -> Ask) -> Vec<Answer> {
 }
 
 /// How many shards have done it; the others have nothing to do with it.
-fn done(answers: &[Answer]) -> usize {
+pub(super) fn done(answers: &[Answer]) -> usize {
     let done = |answer: &&Answer| matches!(answer, Answer::Done);
     let not_here = |answer: &&Answer| matches!(answer, Answer::NotHere);
     let count = answers.iter().filter(done).count();

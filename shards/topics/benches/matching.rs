@@ -102,18 +102,24 @@ impl Memory {
         Self(resident())
     }
 
-    fn report(&self, what: &str, count: u32) {
+    /// Bytes each.
+    fn report(&self, what: &str, count: u32) -> f64 {
         let bytes = resident().saturating_sub(self.0);
         let mb = bytes as f64 / 1e6;
-        println!(
-            "  {what:<58} {mb:8.1} MB {:8.1} bytes each",
-            bytes as f64 / f64::from(count)
-        );
+        let each = bytes as f64 / f64::from(count);
+        println!("  {what:<58} {mb:8.1} MB {each:8.1} bytes each");
+        each
     }
 }
 
+/// Ends the bench where a figure is not what it has to be.
+fn judge(what: &str, figure: f64, limit: f64) {
+    println!("  {what:<58} {figure:8.2}, at most {limit}");
+    assert!(figure <= limit, "{what}: {figure:.2}, at most {limit}");
+}
+
 /// The best of several rounds, in ns per call.
-fn time(what: &str, calls: usize, mut round: impl FnMut()) {
+fn time(what: &str, calls: usize, mut round: impl FnMut()) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..ROUNDS {
         let start = Instant::now();
@@ -121,9 +127,10 @@ fn time(what: &str, calls: usize, mut round: impl FnMut()) {
         best = best.min(start.elapsed().as_nanos() as f64 / calls as f64);
     }
     println!("  {what:<58} {best:8.1} ns");
+    best
 }
 
-fn time_matches(what: &str, partition: &mut Partition, topics: &[String], hits: usize) {
+fn time_matches(what: &str, partition: &mut Partition, topics: &[String], hits: usize) -> f64 {
     let mut matches = Matches::new();
     let repeats = (200_000 / (topics.len() * hits.max(1))).max(1);
     time(what, topics.len() * repeats, || {
@@ -133,7 +140,7 @@ fn time_matches(what: &str, partition: &mut Partition, topics: &[String], hits: 
                 assert_eq!(black_box(&matches).hits.len(), hits);
             }
         }
-    });
+    })
 }
 
 /// 0..count in an order that no prefetcher knows.
@@ -149,9 +156,18 @@ fn shuffled(count: u32) -> Vec<u32> {
     order
 }
 
+/// One client with so many exact filters.
 fn exact(count: u32) {
-    let mut partition = partition();
+    let same: Vec<String> = shuffled(1_000).into_iter().map(name).collect();
     let mut changes = Vec::new();
+    let mut small = partition();
+    small.client_changed(ClientKey(0), false, true, &mut changes);
+    for name in &same {
+        small.subscribe(ClientKey(0), filter(name), QOS1, &mut changes);
+    }
+    let of_small = time_matches("match among 1,000 filters", &mut small, &same, 1);
+    let mut partition = partition();
+    changes.clear();
     partition.client_changed(ClientKey(0), false, true, &mut changes);
     let memory = Memory::start();
     let start = Instant::now();
@@ -164,17 +180,18 @@ fn exact(count: u32) {
         "subscribe",
         start.elapsed().as_nanos() as f64 / f64::from(count)
     );
-    memory.report(&format!("{count} exact filters of one client"), count);
-    let same: Vec<String> = shuffled(1_000).into_iter().map(name).collect();
-    time_matches(
+    let each = memory.report(&format!("{count} exact filters of one client"), count);
+    if count == 1_000 {
+        return;
+    }
+    let of_large = time_matches(
         "match, the 1,000 topics subscribed first",
         &mut partition,
         &same,
         1,
     );
-    if count == 1_000 {
-        return;
-    }
+    judge("bytes per filter", each, 200.0);
+    judge("times the match among 1,000", of_large / of_small, 2.0);
     let spread: Vec<String> = shuffled(1_000)
         .into_iter()
         .map(|number| name(number * (count / 1_000)))
@@ -186,7 +203,8 @@ fn exact(count: u32) {
         1,
     );
     let all: Vec<String> = shuffled(count).into_iter().map(name).collect();
-    time_matches("match, all topics in random order", &mut partition, &all, 1);
+    let of_all = time_matches("match, all topics in random order", &mut partition, &all, 1);
+    judge("ns of a match, over all topics", of_all, 1_000.0);
     let none: Vec<String> = shuffled(1_000)
         .into_iter()
         .map(|number| format!("{}/x", name(number)))
@@ -253,10 +271,11 @@ fn remote(shards: u8) {
             apply(&mut partition, shard, &name(number));
         }
     }
-    memory.report(
+    let each = memory.report(
         &format!("1,000,000 filters that {shards} other shards want"),
         MILLION,
     );
+    judge("bytes per filter and shard", each / f64::from(shards), 80.0);
     let mut matches = Matches::new();
     let all: Vec<String> = shuffled(MILLION).into_iter().map(name).collect();
     time("match, all topics in random order", all.len(), || {

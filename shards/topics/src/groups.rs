@@ -5,8 +5,6 @@
 //! connected count only when nobody is connected anywhere.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use compact_str::CompactString;
@@ -35,49 +33,6 @@ pub enum Strategy {
     HashTopic,
     /// Members on the publisher's shard before others; in turn among them.
     LocalFirst,
-}
-
-/// Not the name of a strategy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidStrategy;
-
-impl fmt::Display for InvalidStrategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not one of round-robin, random, sticky, hash-client, hash-topic, local-first")
-    }
-}
-
-impl std::error::Error for InvalidStrategy {}
-
-const STRATEGIES: [(&str, Strategy); 6] = [
-    ("round-robin", Strategy::RoundRobin),
-    ("random", Strategy::Random),
-    ("sticky", Strategy::Sticky),
-    ("hash-client", Strategy::HashClient),
-    ("hash-topic", Strategy::HashTopic),
-    ("local-first", Strategy::LocalFirst),
-];
-
-impl FromStr for Strategy {
-    type Err = InvalidStrategy;
-
-    fn from_str(text: &str) -> Result<Self, InvalidStrategy> {
-        STRATEGIES
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, strategy)| *strategy)
-            .ok_or(InvalidStrategy)
-    }
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, _) = STRATEGIES
-            .iter()
-            .find(|(_, strategy)| strategy == self)
-            .ok_or(fmt::Error)?;
-        f.write_str(name)
-    }
 }
 
 /// Another shard's members.
@@ -544,18 +499,4 @@ fn take_turn(turn: &mut u32, total: u32) -> u32 {
     let slot = if *turn < total { *turn } else { 0 };
     *turn = slot + 1;
     slot
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_strategy_is_read_as_it_is_written() {
-        for (name, strategy) in STRATEGIES {
-            assert_eq!(name.parse(), Ok(strategy));
-            assert_eq!(strategy.to_string(), name);
-        }
-        assert_eq!("roundrobin".parse::<Strategy>(), Err(InvalidStrategy));
-    }
 }

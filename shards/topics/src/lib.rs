@@ -29,7 +29,7 @@ mod subscribers;
 mod subscription;
 mod trie;
 
-pub use groups::{InvalidStrategy, Strategy};
+pub use groups::Strategy;
 pub use index::Index;
 pub use interest::{Interest, ShardId, Want};
 pub use matches::{Choice, GroupHit, Hit, Matches, Publisher};
