@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """CONNECT and what the broker grants, takes and limits with it."""
 
-import itertools
 import re
 
 import pytest
 
-from harness import V5, V31, V311, unique
+from harness import V5, V31, V311, transport, unique
 from harness.wire import (
     CONNACK,
     DISCONNECT,
@@ -176,7 +175,9 @@ def answers_by_kind(client):
 def test_first_packets_in_one_segment_work_wherever_the_client_lives(spawn, version, runtime, shards):
     """Until clients have moved, with bytes already read, from each shard to each other one; others have stayed."""
     own = spawn(shards=shards, runtime=runtime)
-    missing = set(itertools.permutations(range(shards), 2))
+    # the first shard takes what comes over a unix socket
+    takers = range(1 if transport.CHOSEN == "unix" else shards)
+    missing = {(taker, owner) for taker in takers for owner in range(shards) if taker != owner}
 
     def note_moves(lines):
         moves = filter(None, map(MOVED.search, lines))
