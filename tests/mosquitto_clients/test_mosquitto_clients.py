@@ -46,12 +46,9 @@ def programs(broker, version):
             running.append(process)
             if not subscribed:
                 return process
-            deadline = Deadline("mosquitto_sub is subscribed")
-            while select.select([process.stdout], [], [], deadline.left())[0]:
-                line = process.stdout.readline()
+            for line in lines(process, "mosquitto_sub is subscribed"):
                 if line.startswith(b"Subscribed"):
                     return process
-                assert line, "mosquitto_sub ended before it was subscribed"
 
     try:
         yield Clients()
@@ -75,27 +72,51 @@ def roomy_clients(roomy, version):
         yield made
 
 
+CHATTER = (b"Client ", b"Subscribed", b"Received", b"Sending")
+
+
+def lines(process, awaited):
+    """What mosquitto_sub prints, line by line, for one who stops at what is awaited."""
+    deadline = Deadline(awaited)
+    while True:
+        if select.select([process.stdout], [], [], deadline.left())[0]:
+            line = process.stdout.readline()
+            assert line, f"mosquitto_sub ended before: {awaited}"
+            yield line.rstrip(b"\n")
+
+
+def messages_until(process, last):
+    """What mosquitto_sub printed before a line that it still has to print, without its -d lines."""
+    got = []
+    for line in lines(process, f"mosquitto_sub prints {last}"):
+        if line == last:
+            return got
+        if not line.startswith(CHATTER):
+            got.append(line)
+
+
 def messages(process):
     """What mosquitto_sub printed until it ended, without its -d lines."""
     output, _ = process.communicate(timeout=DEADLINE * 2)
     assert process.returncode == 0, output
-    chatter = (b"Client ", b"Subscribed", b"Received", b"Sending")
-    return [line for line in output.splitlines() if not line.startswith(chatter)]
+    return [line for line in output.splitlines() if not line.startswith(CHATTER)]
+
+
+@pytest.mark.parametrize("granted", ["0", "1", "2"])
+@pytest.mark.parametrize("published", ["0", "1", "2"])
+def test_a_message_gets_through_at_the_lower_qos(clients, published, granted):
+    topic = unique("t/")
+    process = clients.sub("-t", topic, "-q", granted, "-C", "1", "-F", "%t %q %r %p")
+    clients.pub("-t", topic, "-q", published, "-m", "hello world")
+    assert messages(process) == [f"{topic} {min(published, granted)} 0 hello world".encode()]
 
 
 @pytest.mark.parametrize("qos", ["0", "1", "2"])
-def test_a_message_gets_through(clients, qos):
-    topic = unique("t/")
-    process = clients.sub("-t", topic, "-q", qos, "-C", "1", "-F", "%t %q %r %p")
-    clients.pub("-t", topic, "-q", qos, "-m", "hello world")
-    assert messages(process) == [f"{topic} {qos} 0 hello world".encode()]
-
-
-def test_lines_of_standard_input_arrive_in_order(clients):
+def test_lines_of_standard_input_arrive_in_order(clients, qos):
     topic = unique("t/")
     count = 2000
-    process = clients.sub("-t", topic, "-q", "2", "-C", str(count))
-    clients.pub("-t", topic, "-q", "2", "-l", data=b"".join(b"%d\n" % number for number in range(count)))
+    process = clients.sub("-t", topic, "-q", qos, "-C", str(count))
+    clients.pub("-t", topic, "-q", qos, "-l", data=b"".join(b"%d\n" % number for number in range(count)))
     assert messages(process) == [b"%d" % number for number in range(count)]
 
 
@@ -153,6 +174,28 @@ def test_will_after_kill(clients):
     dying = clients.sub("-t", unique("x/"), "--will-topic", topic, "--will-payload", "gone", "--will-qos", "1")
     dying.kill()
     assert messages(watcher) == [b"gone"]
+
+
+def test_retained_will_after_kill(clients):
+    topic = unique("t/")
+    watcher = clients.sub("-t", topic, "-C", "1", "-F", "%r %p")
+    will = ["--will-topic", topic, "--will-payload", "gone", "--will-qos", "1", "--will-retain"]
+    clients.sub("-t", unique("x/"), *will).kill()
+    assert messages(watcher) == [b"0 gone"]
+    assert messages(clients.sub("-t", topic, "-C", "1", "-F", "%r %p", subscribed=False)) == [b"1 gone"]
+
+
+@pytest.mark.parametrize("version", [5], ids=["5.0"])
+def test_shared_group_gets_each_message_once(clients):
+    topic, fence = unique("t/"), unique("fence/")
+    members = [clients.sub("-t", f"$share/g/{topic}", "-t", fence, "-q", "1") for _ in range(2)]
+    numbers = [b"%d" % number for number in range(100)]
+    clients.pub("-t", topic, "-q", "1", "-l", data=b"\n".join(numbers) + b"\n")
+    # sent when all of them are acknowledged, so it comes behind them
+    clients.pub("-t", fence, "-q", "1", "-m", "end")
+    shares = [messages_until(member, b"end") for member in members]
+    assert all(shares)
+    assert sorted(sum(shares, []), key=int) == numbers
 
 
 @pytest.mark.parametrize("version", [5], ids=["5.0"])
