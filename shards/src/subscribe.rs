@@ -261,10 +261,13 @@ impl Shard {
             self.work -= filter_work(filter);
             let at = under_way.done;
             under_way.done += FILTER_LENGTH_BYTES + filter.len() + OPTIONS_BYTES;
-            let parsed = TopicFilter::parse(filter);
-            let denied = match (verdict, parsed.is_ok()) {
-                (Verdict::Deny(reason), _) => Some(*reason),
-                (Verdict::Filters(reasons), true) => {
+            let Ok(parsed) = TopicFilter::parse(filter) else {
+                self.malformed_filter(slot, filter);
+                return false;
+            };
+            let denied = match verdict {
+                Verdict::Deny(reason) => Some(*reason),
+                Verdict::Filters(reasons) => {
                     asked += 1;
                     reasons
                         .get(asked - 1)
@@ -273,13 +276,9 @@ impl Shard {
                 }
                 _ => None,
             };
-            let checked = match (parsed, denied) {
-                (Err(_), _) => {
-                    self.malformed_filter(slot, filter);
-                    return false;
-                }
-                (Ok(_), Some(reason)) => Err(reason),
-                (Ok(parsed), None) => self.check_filter(slot, parsed),
+            let checked = match denied {
+                Some(reason) => Err(reason),
+                None => self.check_filter(slot, parsed),
             };
             let filter = match checked {
                 Ok(filter) => filter,

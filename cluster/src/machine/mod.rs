@@ -617,9 +617,10 @@ impl Machine {
         user: Option<CompactString>,
         expiry_secs: u32,
     ) {
-        let known = self.state.clients.get(&client_id);
-        let is_back = known.filter(|row| row.holder() == Some(node));
-        let back_at = is_back.map(|row| row.epoch);
+        let row = self.state.clients.get(&client_id);
+        let back_at = row
+            .filter(|row| row.holder() == Some(node))
+            .map(|row| row.epoch);
         let mut ended = false;
         if let Some(row) = self.state.nodes.get_mut(&node)
             && let Some(epoch) = row.ended.get(&client_id).copied()
