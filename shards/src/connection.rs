@@ -665,10 +665,14 @@ impl Shard {
     }
 
     fn leave_session(&mut self, session: u32, connection: u32, was_live: bool, keep_will: bool) {
-        self.forget_pages(connection);
+        let unlooked = self.forget_pages(connection);
         let slot = &mut self.sessions.slots[session as usize];
         debug_assert_eq!(slot.connection, connection);
         slot.connection = NONE;
+        if let Some(waiter) = unlooked {
+            self.resolve(&mut vec![(waiter, false)]);
+        }
+        let slot = &mut self.sessions.slots[session as usize];
         if slot.number > 0 {
             let (client_id, number) = (slot.client_id(), slot.number);
             self.say(Said::Disconnected { client_id, number });

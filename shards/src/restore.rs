@@ -80,6 +80,8 @@ impl Shard {
             Op::Retained { message, stamp } => {
                 self.finish_reviving(reviving);
                 self.retained.set(message, stamp);
+                self.share_retained();
+                self.admission.shares.will_retain(usize::from(self.me.0));
             }
             Op::Ban { client_id, .. } => self.bans.restore(client_id),
             // a store gives none of these back

@@ -13,7 +13,7 @@ use corqtt_port::routes::{RetainedAsk, RetainedKey, RetainedPage};
 use corqtt_session::{AckKey, Grant, Outgoing};
 use corqtt_topics::{ClientKey, Cursor, Subscription};
 
-use crate::lanes::ToShard;
+use crate::lanes::{ToShard, Waiter};
 use crate::router::Routed;
 use crate::shard::{SMALL_STEPS_PER_LOOK, Shard};
 use crate::wires::Stage;
@@ -39,8 +39,22 @@ pub(crate) struct Pages {
     /// Topics that came live, with the number of the newest paging at that time: for that one and older ones a page's
     /// copy is not newer.
     seen: HashMap<CompactString, u64>,
+    /// A SUBACK that waits for the first pages.
+    first: Option<First>,
     /// In `Shard::page_ready`.
     listed: bool,
+}
+
+/// A SUBACK waits until each shard was asked for the first page of its filters: who has seen it and then publishes comes
+/// behind what was retained before `[MQTT-4.6.0-6] [MQTT5-4.6.0-6]`.
+#[derive(Debug)]
+struct First {
+    /// Owed one answer by this.
+    ack: AckKey,
+    session: u32,
+    generation: u32,
+    /// Number of its last paging.
+    upto: u64,
 }
 
 /// A subscription that gets retained messages.
@@ -54,10 +68,33 @@ struct Paging {
     after: Option<AckKey>,
     /// Still to be asked; the last one is being asked now.
     shards: Vec<usize>,
+    /// A page was not the shard's last.
+    goes_on: bool,
     /// Where the next page begins; `None`: it was asked for.
     cursor: Option<Cursor>,
     /// Of the last page, not sent yet.
     messages: VecDeque<Arc<Message>>,
+}
+
+impl First {
+    fn waiter(self) -> Waiter {
+        Waiter::Ack {
+            session: self.session,
+            generation: self.generation,
+            key: self.ack,
+        }
+    }
+}
+
+impl Pages {
+    /// The subscription that asked for a page, if it still does.
+    fn expecting(&mut self, number: u64) -> Option<&mut Paging> {
+        // numbers ascend
+        let at = self
+            .queue
+            .binary_search_by_key(&number, |paging| paging.number);
+        self.queue.get_mut(at.ok()?)
+    }
 }
 
 impl Paging {
@@ -66,6 +103,7 @@ impl Paging {
         if next.is_none() {
             self.shards.pop();
         }
+        self.goes_on |= next.is_some();
         self.cursor = Some(next.unwrap_or_default());
     }
 }
@@ -104,6 +142,7 @@ impl Shard {
             sub,
             after,
             shards,
+            goes_on: false,
             cursor: Some(Cursor::new()),
             messages: VecDeque::new(),
         });
@@ -120,10 +159,39 @@ impl Shard {
         }
     }
 
-    /// The connection is over.
-    pub(crate) fn forget_pages(&mut self, slot: u32) {
-        if std::mem::take(&mut self.wires.slots[slot as usize].paging) {
-            self.pages.remove(&slot);
+    /// The connection is over. What it returns is to be resolved: a SUBACK waited for pages.
+    #[must_use]
+    pub(crate) fn forget_pages(&mut self, slot: u32) -> Option<Waiter> {
+        if !std::mem::take(&mut self.wires.slots[slot as usize].paging) {
+            return None;
+        }
+        self.pages.remove(&slot)?.first.map(First::waiter)
+    }
+
+    /// Whether other shards may have something for a filter.
+    pub(crate) fn is_retained_elsewhere(&self, filter: TopicFilter<'_>) -> bool {
+        let me = usize::from(self.me.0);
+        let retains = |shard: usize| shard != me && self.admission.shares.retains(shard);
+        if filter.has_wildcard() {
+            (0..usize::from(self.config.shards)).any(retains)
+        } else {
+            retains(self.retained_shard(filter.filter()))
+        }
+    }
+
+    /// A SUBACK waits for the first pages of the subscriptions that are in the queue.
+    pub(crate) fn look_before(&mut self, slot: u32, ack: AckKey) {
+        let session = self.wires.slots[slot as usize].session;
+        let generation = self.sessions.slots[session as usize].generation;
+        let first = First {
+            ack,
+            session,
+            generation,
+            upto: self.paging_number,
+        };
+        match self.pages.get_mut(&slot) {
+            Some(pages) => pages.first = Some(first),
+            None => self.resolve(&mut vec![(first.waiter(), false)]),
         }
     }
 
@@ -188,8 +256,13 @@ impl Shard {
         let Some(pages) = self.pages.get_mut(&slot) else {
             return false;
         };
+        if let Some(first) = &pages.first {
+            let (session, ack) = (first.session, first.ack);
+            return self.look_step(slot, session, ack);
+        }
         let Some(paging) = pages.queue.front_mut() else {
-            self.forget_pages(slot);
+            self.wires.slots[slot as usize].paging = false;
+            self.pages.remove(&slot);
             return false;
         };
         if pages.current.get(&paging.filter) != Some(&paging.number) {
@@ -223,13 +296,65 @@ impl Shard {
             }
             return true;
         }
-        let Some(mut cursor) = paging.cursor.take() else {
-            return false;
-        };
-        let Some(shard) = paging.shards.last().copied() else {
+        if paging.shards.is_empty() {
             pages.current.remove(&paging.filter);
             pages.queue.pop_front();
             return true;
+        }
+        self.ask_page(slot, 0)
+    }
+
+    /// A step towards a SUBACK that waits for first pages. False: it waits.
+    fn look_step(&mut self, slot: u32, session: u32, ack: AckKey) -> bool {
+        // the shards' interest first: what is retained behind a page comes live
+        if self.sessions.slots[session as usize]
+            .session
+            .answers_owed(ack)
+            > 1
+        {
+            return false;
+        }
+        if self.work <= 0 {
+            self.wake_pages(slot);
+            return false;
+        }
+        let Some(pages) = self.pages.get_mut(&slot) else {
+            return false;
+        };
+        let Some(first) = &pages.first else {
+            return true;
+        };
+        let mut found = 0;
+        for (at, paging) in pages.queue.iter().enumerate() {
+            found += paging.messages.len();
+            // enough: the client is not kept waiting for what fills its buffer
+            if paging.number > first.upto || found >= PAGE_ENTRIES {
+                break;
+            }
+            let counts = pages.current.get(&paging.filter) == Some(&paging.number);
+            if counts && !paging.goes_on && !paging.shards.is_empty() {
+                return self.ask_page(slot, at);
+            }
+        }
+        if let Some(first) = pages.first.take() {
+            self.resolve(&mut vec![(first.waiter(), false)]);
+        }
+        true
+    }
+
+    /// Asks the next shard of a subscription for a page. False: that is under way.
+    fn ask_page(&mut self, slot: u32, at: usize) -> bool {
+        let Some(pages) = self.pages.get_mut(&slot) else {
+            return false;
+        };
+        let Some(paging) = pages.queue.get_mut(at) else {
+            return false;
+        };
+        let Some(shard) = paging.shards.last().copied() else {
+            return false;
+        };
+        let Some(mut cursor) = paging.cursor.take() else {
+            return false;
         };
         if shard == usize::from(self.me.0) {
             self.work -= PAGE_WORK;
@@ -317,8 +442,7 @@ impl Shard {
             return;
         };
         if let Some(pages) = self.pages.get_mut(&slot)
-            && let Some(paging) = pages.queue.front_mut()
-            && paging.number == page.subscription.number
+            && let Some(paging) = pages.expecting(page.subscription.number)
         {
             paging.add(page.messages, page.next);
             self.wake_pages(slot);

@@ -410,6 +410,7 @@ impl Shard {
         } else {
             Some(self.wires.output(connection))
         };
+        let before = slot.session.inflight_len();
         let delivered = slot.session.deliver(
             outgoing,
             grant,
@@ -418,11 +419,13 @@ impl Shard {
             &mut self.drops,
             self.now,
         );
+        // what is queued may have its packet id already, and wait for the store
+        self.meter
+            .inflight_changed(before, slot.session.inflight_len());
         let reached = matches!(delivered, Delivered::Sent | Delivered::Queued);
         match delivered {
             Delivered::Sent => {
                 self.counters.messages_sent += 1;
-                self.meter.inflight += u64::from(qos > QoS::AtMostOnce);
                 if self
                     .wires
                     .is_early(connection, self.config.session.writes_pending_max)
@@ -1063,6 +1066,7 @@ impl Shard {
         };
         let message = outgoing.keep();
         let shard = self.retained_shard(&message.topic);
+        self.admission.shares.will_retain(shard);
         if shard == usize::from(self.me.0) {
             if self.retain_here(message, stamp) {
                 routed.stored |= self.keeping.records;

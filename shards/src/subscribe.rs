@@ -29,6 +29,8 @@ type Codes = SmallVec<[u8; 16]>;
 const PART_FILTERS: usize = 256;
 /// A part ends with the filter that brings it to so many bytes.
 const PART_BYTES: usize = 16 << 10;
+/// A SUBACK of more filters that want what is retained does not wait for the first look at it.
+const LOOK_FIRST_MAX: usize = 16;
 /// What a filter costs, in packets or deliveries.
 const FILTER_WORK: i64 = 16;
 /// Long ones cost more.
@@ -80,6 +82,19 @@ fn part<'a, T>(
         let goes_on = bytes < PART_BYTES;
         bytes += filter_of(item).len();
         goes_on
+    })
+}
+
+/// The filters of a SUBSCRIBE that want what is retained, where `places` says that they stand.
+fn wanting<'a>(
+    places: &'a [(usize, Subscription)],
+    filters: &'a [u8],
+    version: Version,
+) -> impl Iterator<Item = (&'a str, Subscription)> {
+    places.iter().filter_map(move |(at, sub)| {
+        let rest = SubscribeFilters::trusted(&filters[*at..], version);
+        let (filter, _) = rest.iter().next()?;
+        Some((filter, *sub))
     })
 }
 
@@ -194,23 +209,21 @@ impl Shard {
                 return Progress::NextTurn;
             }
         }
+        let mut first = None;
         let key = match under_way.acknowledged {
             Some(key) => key,
             // [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] and for UNSUBSCRIBE, also where nothing ended,
             // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5]
             None => {
-                let key = self.acknowledge_subscription(slot, under_way);
+                let looks_first = self.looks_first(slot, under_way, filters);
+                let key = self.acknowledge_subscription(slot, under_way, looks_first);
+                first = key.filter(|_| looks_first);
                 *under_way.acknowledged.insert(key)
             }
         };
         let version = self.wires.slots[slot as usize].version;
-        let retained = under_way.retained[under_way.paged..].iter();
         let part = part(
-            retained.filter_map(|(at, sub)| {
-                let rest = SubscribeFilters::trusted(&filters[*at..], version);
-                let (filter, _) = rest.iter().next()?;
-                Some((filter, *sub))
-            }),
+            wanting(&under_way.retained[under_way.paged..], filters, version),
             |(filter, _)| filter,
         );
         let mut paged = 0;
@@ -222,11 +235,24 @@ impl Shard {
             paged += 1;
         }
         under_way.paged += paged;
+        if let Some(ack) = first {
+            self.look_before(slot, ack);
+        }
         if under_way.paged < under_way.retained.len() {
             Progress::NextTurn
         } else {
             Progress::Done
         }
+    }
+
+    /// Whether SUBACK waits until the other shards were looked at.
+    fn looks_first(&self, slot: u32, under_way: &Subscribing, filters: &[u8]) -> bool {
+        let connection = &self.wires.slots[slot as usize];
+        under_way.retained.len() <= LOOK_FIRST_MAX
+            && !connection.paging
+            && wanting(&under_way.retained, filters, connection.version)
+                .filter_map(|(filter, _)| TopicFilter::parse(filter).ok())
+                .any(|filter| self.is_retained_elsewhere(filter))
     }
 
     /// Asks about the next part.
@@ -489,14 +515,20 @@ impl Shard {
         }
     }
 
-    /// SUBACK or UNSUBACK leaves when every shard knows, and when it is kept for a persistent session.
-    fn acknowledge_subscription(&mut self, slot: u32, under_way: &Subscribing) -> Option<AckKey> {
+    /// SUBACK or UNSUBACK leaves when every shard knows, and when it is kept for a persistent session; `looks_first`: and
+    /// when the other shards were looked at for what is retained.
+    fn acknowledge_subscription(
+        &mut self,
+        slot: u32,
+        under_way: &Subscribing,
+        looks_first: bool,
+    ) -> Option<AckKey> {
         let session = self.wires.slots[slot as usize].session;
         let state = &self.sessions.slots[session as usize];
         // this turn's batch, or that of an earlier part
         let stored = state.session.is_kept() && self.keeping.lags();
         let interest = self.unconfirmed_interest();
-        let owed = interest.len() as u16 + u16::from(stored);
+        let owed = interest.len() as u16 + u16::from(stored) + u16::from(looks_first);
         let out = self.wires.output(slot);
         let state = &mut self.sessions.slots[session as usize];
         let key = state.session.acknowledge_subscription(

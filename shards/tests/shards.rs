@@ -765,6 +765,8 @@ mod events;
 mod limits;
 #[path = "shards/nodes.rs"]
 mod nodes;
+#[path = "shards/retained.rs"]
+mod retained;
 #[path = "shards/turns.rs"]
 mod turns;
 #[path = "shards/wills.rs"]
@@ -798,6 +800,48 @@ fn system_messages_go_on_over_turns_in_their_order() {
         assert_eq!(sum(|n| n.messages_received), 1);
         assert_eq!(sum(|n| n.messages_sent), u64::from(MESSAGES) * 20 + 1);
         broker.drain((subscribers, all));
+    });
+}
+
+#[test]
+fn what_is_in_flight_is_counted_once() {
+    each(&ALL, |setup| {
+        let broker = Broker::start(setup);
+        let messages: u8 = 20;
+        let mut subscriber = Client::open(broker.address);
+        // its session is kept where there is a store
+        subscriber.send(&connect_bytes(4, "subscriber", 0, &[]));
+        assert_eq!(subscriber.packet().0, 0x20);
+        subscriber.subscribe(1, "a", 2);
+        let mut publisher = broker.client("publisher");
+        for id in 1..=messages {
+            publisher.send(&publish_bytes(0x34, "a", id.into(), b"x"));
+        }
+        for _ in 0..messages {
+            assert_eq!(publisher.packet().0, 0x50);
+        }
+        let mut ids = Vec::new();
+        while ids.len() < usize::from(messages) {
+            let (kind, body) = subscriber.packet();
+            assert_eq!(kind, 0x34);
+            ids.push([body[3], body[4]]);
+        }
+        let inflight = || broker.numbers().iter().map(|n| n.inflight).sum::<u64>();
+        assert_eq!(inflight(), u64::from(messages), "{setup:?}");
+        for [high, low] in &ids {
+            subscriber.send(&[0x50, 2, *high, *low]);
+        }
+        for _ in &ids {
+            assert_eq!(subscriber.packet().0, 0x62);
+        }
+        assert_eq!(inflight(), u64::from(messages), "{setup:?}");
+        for [high, low] in &ids {
+            subscriber.send(&[0x70, 2, *high, *low]);
+        }
+        wait_until(|| inflight() == 0);
+        let dropped = |n: &Numbers| n.inflight_dropped;
+        assert_eq!(broker.numbers().iter().map(dropped).sum::<u64>(), 0);
+        broker.drain((publisher, subscriber));
     });
 }
 

@@ -25,9 +25,16 @@ func TestQoSIsTheLowerOfPublishedAndGranted(t *testing.T) {
 				topic := unique("t/")
 				subscriber := connect(t, version)
 				subscriber.subscribe(topic, granted)
-				publisher.publish(topic, published, false, "x")
-				if got := subscriber.receive(); got.Qos() != min(published, granted) || got.Topic() != topic {
-					t.Errorf("%d to %d: got QoS %d on %s", published, granted, got.Qos(), got.Topic())
+				// the second is the fence: a duplicate of the first comes before it
+				payloads := []string{"x", "end"}
+				for _, payload := range payloads {
+					publisher.publish(topic, published, false, payload)
+				}
+				for _, payload := range payloads {
+					got := subscriber.receive()
+					if got.Qos() != min(published, granted) || got.Topic() != topic || string(got.Payload()) != payload {
+						t.Errorf("%d to %d: got %s at QoS %d on %s", published, granted, got.Payload(), got.Qos(), got.Topic())
+					}
 				}
 			}
 		}
@@ -37,18 +44,37 @@ func TestQoSIsTheLowerOfPublishedAndGranted(t *testing.T) {
 func TestOrder(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version uint) {
 		for qos := byte(0); qos <= 2; qos++ {
-			const count = 2000
-			topic := unique("t/")
+			topic, payloads := unique("t/"), append(upTo(many(2000)), "end")
 			subscriber, publisher := connect(t, version), connect(t, version)
 			subscriber.subscribe(topic, qos)
-			for number := range count {
-				publisher.Publish(topic, qos, false, strconv.Itoa(number))
+			for _, payload := range payloads {
+				publisher.Publish(topic, qos, false, payload)
 			}
-			for number := range count {
-				if got := string(subscriber.receive().Payload()); got != strconv.Itoa(number) {
-					t.Fatalf("QoS %d: got %s in place of %d", qos, got, number)
-				}
+			subscriber.receiveInOrder(payloads)
+		}
+	})
+}
+
+func TestManyTopicsComeBackOnce(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version uint) {
+		count := many(10_000)
+		base := unique("t/")
+		subscriber, publisher := connect(t, version), connect(t, version)
+		subscriber.subscribe(base+"/#", 1)
+		fence := base + "/end"
+		for _, number := range upTo(count) {
+			publisher.Publish(base+"/"+number, 1, false, base+"/"+number)
+		}
+		publisher.publish(fence, 1, false, fence)
+		seen := map[string]bool{}
+		for got := subscriber.receive(); got.Topic() != fence; got = subscriber.receive() {
+			if got.Topic() != string(got.Payload()) || seen[got.Topic()] {
+				t.Fatalf("%s on %s, seen before: %v", got.Payload(), got.Topic(), seen[got.Topic()])
 			}
+			seen[got.Topic()] = true
+		}
+		if len(seen) != count {
+			t.Errorf("%d of %d topics came back", len(seen), count)
 		}
 	})
 }
@@ -75,23 +101,34 @@ func TestRetained(t *testing.T) {
 
 func TestWillOfADroppedConnection(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version uint) {
-		topic := unique("t/")
-		watcher := connect(t, version)
-		watcher.subscribe(topic, 1)
-		var dropped net.Conn
-		connect(t, version, func(options *mqtt.ClientOptions) {
-			options.SetWill(topic, "gone", 1, false)
-			options.SetCustomOpenConnectionFn(func(_ *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
-				connection, err := net.DialTimeout("tcp", address, deadline)
-				dropped = connection
-				return connection, err
+		for _, retained := range []bool{false, true} {
+			topic := unique("t/")
+			watcher := connect(t, version)
+			watcher.subscribe(topic, 1)
+			var dropped net.Conn
+			connect(t, version, func(options *mqtt.ClientOptions) {
+				options.SetWill(topic, "gone", 1, retained)
+				options.SetCustomOpenConnectionFn(func(_ *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
+					connection, err := net.DialTimeout("tcp", address, deadline)
+					dropped = connection
+					return connection, err
+				})
 			})
-		})
-		if err := dropped.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if got := string(watcher.receive().Payload()); got != "gone" {
-			t.Errorf("got %q", got)
+			if err := dropped.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got := watcher.receive(); string(got.Payload()) != "gone" || got.Retained() {
+				t.Errorf("got %q, retained %v", got.Payload(), got.Retained())
+			}
+			late := connect(t, version)
+			late.subscribe(topic, 1)
+			if retained {
+				if got := late.receive(); string(got.Payload()) != "gone" || !got.Retained() {
+					t.Errorf("late: got %q, retained %v", got.Payload(), got.Retained())
+				}
+			}
+			late.publish(topic, 1, false, "live")
+			late.receiveInOrder([]string{"live"})
 		}
 	})
 }
@@ -102,64 +139,76 @@ func TestSessionKeepsWhatComesMeanwhile(t *testing.T) {
 		persistent := func(options *mqtt.ClientOptions) { options.SetClientID(id).SetCleanSession(false) }
 		publisher := connect(t, version)
 		sleeper := connect(t, version, persistent)
+		if sleeper.resumed {
+			t.Error("a new session was present")
+		}
 		sleeper.subscribe(topic, 2)
 		sleeper.Disconnect(250)
-		for number := range 50 {
-			publisher.publish(topic, 1+byte(number%2), false, strconv.Itoa(number))
+		payloads := append(upTo(50), "end")
+		for number, payload := range payloads[:50] {
+			publisher.publish(topic, 1+byte(number%2), false, payload)
 		}
 		woken := connect(t, version, persistent)
-		seen := map[string]int{}
-		for range 50 {
-			seen[string(woken.receive().Payload())]++
+		// 3.1 has no such flag
+		if woken.resumed != (version == 4) {
+			t.Errorf("session present: %v", woken.resumed)
 		}
-		if len(seen) != 50 {
-			t.Errorf("%d different messages of 50", len(seen))
-		}
+		publisher.publish(topic, 2, false, payloads[50])
+		woken.receiveInOrder(payloads)
 	})
 }
 
 func TestTakeOver(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version uint) {
-		id := unique("g")
+		topic, id := unique("t/"), unique("g")
 		lost := make(chan error, 1)
 		connect(t, version, func(options *mqtt.ClientOptions) {
 			options.SetClientID(id).SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
 		})
-		connect(t, version, func(options *mqtt.ClientOptions) { options.SetClientID(id) })
+		heir := connect(t, version, func(options *mqtt.ClientOptions) { options.SetClientID(id) })
 		select {
 		case <-lost:
 		case <-time.After(deadline):
-			t.Error("the old connection stayed open")
+			t.Fatal("the old connection stayed open")
 		}
+		// the end of the old one must not take the new one with it
+		heir.subscribe(topic, 1)
+		heir.publish(topic, 1, false, "mine")
+		heir.receiveInOrder([]string{"mine"})
 	})
 }
 
 func TestSharedGroup(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version uint) {
 		const count = 120
-		topic := unique("t/")
-		together := make(chan mqtt.Message, count)
-		for range 3 {
-			member := connect(t, version, func(options *mqtt.ClientOptions) {
-				options.SetDefaultPublishHandler(func(_ mqtt.Client, message mqtt.Message) { together <- message })
-			})
-			member.subscribe("$share/g/"+topic, 1)
+		// the fence comes on the same path behind the messages
+		topic, fence := unique("t/"), unique("fence/")
+		var members [3]*client
+		for index := range members {
+			members[index] = connect(t, version)
+			members[index].subscribe("$share/g/"+topic, 1)
+			members[index].subscribe(fence, 1)
 		}
 		publisher := connect(t, version)
-		for number := range count {
-			publisher.publish(topic, 1, false, strconv.Itoa(number))
+		for _, number := range upTo(count) {
+			publisher.publish(topic, 1, false, number)
 		}
+		publisher.publish(fence, 1, false, "end")
 		seen := map[string]bool{}
-		for range count {
-			select {
-			case message := <-together:
-				if seen[string(message.Payload())] {
-					t.Fatalf("%s twice", message.Payload())
+		for index, member := range members {
+			before := len(seen)
+			for got := member.receive(); got.Topic() != fence; got = member.receive() {
+				if seen[string(got.Payload())] {
+					t.Fatalf("%s twice", got.Payload())
 				}
-				seen[string(message.Payload())] = true
-			case <-time.After(deadline):
-				t.Fatalf("%d of %d messages", len(seen), count)
+				seen[string(got.Payload())] = true
 			}
+			if len(seen) == before {
+				t.Errorf("member %d got nothing", index)
+			}
+		}
+		if len(seen) != count {
+			t.Errorf("%d of %d messages", len(seen), count)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,11 +149,30 @@ func unique(prefix string) string {
 	return prefix + hex.EncodeToString(random[:])
 }
 
+// upTo counts from 0.
+func upTo(count int) []string {
+	numbers := make([]string, count)
+	for number := range numbers {
+		numbers[number] = strconv.Itoa(number)
+	}
+	return numbers
+}
+
+// many is a tenth where there are doubles: each message of a client waits for the one before.
+func many(count int) int {
+	if os.Getenv("CORQTT_TEST_DOUBLES") != "" {
+		return count / 10
+	}
+	return count
+}
+
 // client is a connected client whose messages come out of a channel in the order of arrival.
 type client struct {
 	mqtt.Client
 	t     *testing.T
 	inbox chan mqtt.Message
+	// whether CONNACK told of a session
+	resumed bool
 }
 
 // eachVersion runs a test for 3.1 and 3.1.1.
@@ -176,7 +196,9 @@ func connect(t *testing.T, version uint, configure ...func(*mqtt.ClientOptions))
 		each(options)
 	}
 	made.Client = mqtt.NewClient(options)
-	made.wait(made.Connect(), "CONNACK")
+	token := made.Connect()
+	made.wait(token, "CONNACK")
+	made.resumed = token.(*mqtt.ConnectToken).SessionPresent()
 	t.Cleanup(func() { made.Disconnect(0) })
 	return made
 }
@@ -206,6 +228,16 @@ func (c *client) subscribe(filter string, qos byte) {
 func (c *client) publish(topic string, qos byte, retained bool, payload any) {
 	c.t.Helper()
 	c.wait(c.Publish(topic, qos, retained, payload), "the message is acknowledged")
+}
+
+// receiveInOrder wants these payloads next, and in this order.
+func (c *client) receiveInOrder(payloads []string) {
+	c.t.Helper()
+	for index, payload := range payloads {
+		if got := string(c.receive().Payload()); got != payload {
+			c.t.Fatalf("message %d: got %s in place of %s", index, got, payload)
+		}
+	}
 }
 
 func (c *client) receive() mqtt.Message {

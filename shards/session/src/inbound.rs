@@ -414,6 +414,16 @@ impl Session {
         (key.sequence.wrapping_sub(first) as i32) < 0
     }
 
+    /// Answers that a SUBACK or UNSUBACK waits for; 0 once it may leave.
+    #[must_use]
+    pub fn answers_owed(&self, key: AckKey) -> u16 {
+        let waiting = self.acks.subscriptions.as_ref().and_then(|acks| {
+            let index = key.sequence.wrapping_sub(acks.first) as usize;
+            acks.waiting.get(index)
+        });
+        waiting.map_or(0, |waiting| waiting.owed)
+    }
+
     /// An answer came for a waiting acknowledgement; `error` replaces its reason. What may leave now is written to
     /// `out`. Keys of acknowledgements that left are ignored.
     pub fn release(
