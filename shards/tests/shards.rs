@@ -759,6 +759,8 @@ fn a_listener_pauses_without_descriptors_and_goes_on() {
 mod bans;
 #[path = "shards/commits.rs"]
 mod commits;
+#[path = "shards/denied.rs"]
+mod denied;
 #[path = "shards/events.rs"]
 mod events;
 #[path = "shards/limits.rs"]

@@ -105,7 +105,8 @@ fn a_connection_that_ends_during_the_first_look_leaves_nothing_behind() {
             second.send(&connect_bytes(4, &id, 0, &[]));
             assert_eq!(second.packet().0, 0x20);
             second.send(&subscribe_bytes(2, "r/#", 0));
-            while let (kind, body) = second.packet() {
+            loop {
+                let (kind, body) = second.packet();
                 if kind == 0x90 {
                     assert_eq!(body, [0, 2, 0], "{setup:?}");
                     break;
